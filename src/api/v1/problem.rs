@@ -29,9 +29,12 @@ pub struct Problem {
     /// Where the partition begins, with `offset_trimmed`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_offset: Option<u64>,
-    /// In an NDJSON stream: the line, from 1, that could not be taken. Acknowledged lines before it stay.
+    /// In an NDJSON stream: the line, from 1, that could not be taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub line: Option<u64>,
+    /// In an NDJSON stream: lines from the first that are appended and acknowledged all the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acknowledged: Option<u64>,
 }
 
 impl Problem {
@@ -48,6 +51,7 @@ impl Problem {
             end_offset: None,
             start_offset: None,
             line: None,
+            acknowledged: None,
         }
     }
 }

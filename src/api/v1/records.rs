@@ -89,6 +89,16 @@ pub struct Produced {
     pub durability: Ack,
 }
 
+/// Where the one record of a publish request went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Published {
+    /// Its place; absent with `acks=none`.
+    #[serde(flatten)]
+    pub position: Option<Position>,
+    /// What this answer proves.
+    pub durability: Ack,
+}
+
 /// The place of one record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Position {
@@ -122,9 +132,9 @@ pub struct BatchPosition {
     pub append_time: i64,
 }
 
-/// What a streamed NDJSON produce request answers: one line per acknowledged stretch of lines,
-/// then one last line. A problem document as last line means: the acknowledged lines stay, the
-/// rest was not taken.
+/// What an NDJSON produce request answers, once, at the end of the body; with
+/// `Accept: application/x-ndjson` also one such line per acknowledged stretch of lines, while the
+/// body is still arriving. A problem document in its place says how many lines were acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StreamAck {
     /// Lines of the body, counted from the first, that are acknowledged.

@@ -1,0 +1,1 @@
+//! Access decisions (layer 2, pure).

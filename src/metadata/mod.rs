@@ -1,0 +1,1 @@
+//! What a cluster agrees on (layer 3): commands applied to SQLite.

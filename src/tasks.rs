@@ -1,0 +1,1 @@
+//! Named tasks, joined on shutdown (layer 1).
