@@ -65,9 +65,15 @@ impl Batch {
             return Err(BatchError::TooLarge);
         }
         if from.len() < want {
-            return Err(BatchError::Truncated { have: from.len(), want });
+            return Err(BatchError::Truncated {
+                have: from.len(),
+                want,
+            });
         }
-        Ok(Self { header, bytes: from.split_to(want) })
+        Ok(Self {
+            header,
+            bytes: from.split_to(want),
+        })
     }
 
     /// All bytes of the batch.
@@ -99,7 +105,8 @@ impl Batch {
             Codec::Zstd => {
                 // Grows with what really comes out, so that a small forged batch cannot ask for
                 // 32 MiB of memory.
-                let mut out = Vec::with_capacity((len as usize).min(payload.len().saturating_mul(16)));
+                let mut out =
+                    Vec::with_capacity((len as usize).min(payload.len().saturating_mul(16)));
                 let mut decoder = zstd::stream::read::Decoder::with_buffer(payload)
                     .map_err(|_| BatchError::Unpack(len))?;
                 std::io::Read::read_to_end(
@@ -113,7 +120,10 @@ impl Batch {
         if payload.len() != len as usize {
             return Err(BatchError::Unpack(len));
         }
-        Ok(Unpacked { header: &self.header, payload })
+        Ok(Unpacked {
+            header: &self.header,
+            payload,
+        })
     }
 
     /// Everything that must hold before a producer's batch may be appended: checksum, unpacks,
@@ -134,7 +144,11 @@ impl Batch {
         let unpacked = self.unpack()?;
         let mut max = i64::MIN;
         // Positions are the leader's to give: deltas and times are judged as if the log began here.
-        let neutral = Header { base_offset: Offset::ZERO, log_flags: 0, ..header.clone() };
+        let neutral = Header {
+            base_offset: Offset::ZERO,
+            log_flags: 0,
+            ..header.clone()
+        };
         for (index, record) in Records::new(&unpacked.payload, &neutral).enumerate() {
             let record = record?;
             max = max.max(record.timestamp.0);
@@ -163,7 +177,8 @@ impl Batch {
     pub fn compressed(&self, level: i32) -> Result<Option<Self>, BatchError> {
         let unpacked = self.unpack()?;
         let extension = HEADER_LEN + self.header.extension_len as usize;
-        let packed = zstd::bulk::compress(&unpacked.payload, level).map_err(|_| BatchError::Unpack(0))?;
+        let packed =
+            zstd::bulk::compress(&unpacked.payload, level).map_err(|_| BatchError::Unpack(0))?;
         if self.bytes.len() <= extension + packed.len() {
             return Ok(None);
         }
@@ -176,16 +191,25 @@ impl Batch {
             ..self.header.clone()
         };
         seal_body(&mut header, &mut bytes);
-        Ok(Some(Self { header, bytes: bytes.freeze() }))
+        Ok(Some(Self {
+            header,
+            bytes: bytes.freeze(),
+        }))
     }
 
     /// The same batch chained to another predecessor: what rewriting a sealed segment needs.
     #[must_use]
     pub fn rechained(&self, prev_crc: u32) -> Self {
-        let mut header = Header { prev_crc, ..self.header.clone() };
+        let mut header = Header {
+            prev_crc,
+            ..self.header.clone()
+        };
         let mut bytes = BytesMut::from(self.bytes.as_ref());
         write_assigned(&mut header, &mut bytes);
-        Self { header, bytes: bytes.freeze() }
+        Self {
+            header,
+            bytes: bytes.freeze(),
+        }
     }
 }
 
@@ -238,7 +262,11 @@ pub fn assign(bytes: &mut BytesMut, to: &Assignment) -> Result<Header, HeaderErr
         base_offset: to.base_offset,
         durable_at_append: to.durable_at_append,
         append_time: to.append_time,
-        log_flags: if to.use_append_time { flags::APPEND_TIME } else { 0 },
+        log_flags: if to.use_append_time {
+            flags::APPEND_TIME
+        } else {
+            0
+        },
         prev_crc: to.prev_crc,
         ..parsed
     };

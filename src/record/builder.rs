@@ -3,10 +3,10 @@
 use bytes::{Bytes, BytesMut};
 use uuid::Uuid;
 
+use super::Record;
 use super::batch::{Batch, seal_body};
 use super::header::{Codec, HEADER_LEN, Header};
 use super::payload::put_record;
-use super::Record;
 use crate::types::{LeaderEpoch, Offset, Partition, Timestamp, TopicId};
 
 /// An idempotent producer's mark on a batch.
@@ -41,7 +41,13 @@ impl BatchBuilder {
     pub fn with_capacity(payload: usize) -> Self {
         let mut bytes = Vec::with_capacity(HEADER_LEN + payload);
         bytes.resize(HEADER_LEN, 0);
-        Self { bytes, scratch: Vec::new(), count: 0, base_timestamp: 0, max_timestamp: i64::MIN }
+        Self {
+            bytes,
+            scratch: Vec::new(),
+            count: 0,
+            base_timestamp: 0,
+            max_timestamp: i64::MIN,
+        }
     }
 
     /// Adds a record, which must have passed [`Record::check`]. `now` is its time if it has none.
@@ -52,7 +58,13 @@ impl BatchBuilder {
         }
         self.max_timestamp = self.max_timestamp.max(timestamp);
         let delta = timestamp.wrapping_sub(self.base_timestamp);
-        put_record(&mut self.bytes, &mut self.scratch, self.count, delta, record);
+        put_record(
+            &mut self.bytes,
+            &mut self.scratch,
+            self.count,
+            delta,
+            record,
+        );
         self.count += 1;
     }
 
@@ -84,7 +96,11 @@ impl BatchBuilder {
                 .ok()
                 .filter(|packed| packed.len() < unpacked_len as usize),
         };
-        let codec = if packed.is_some() { Codec::Zstd } else { Codec::None };
+        let codec = if packed.is_some() {
+            Codec::Zstd
+        } else {
+            Codec::None
+        };
         let mut bytes = match packed {
             Some(packed) => {
                 let mut bytes = BytesMut::zeroed(HEADER_LEN);

@@ -110,7 +110,12 @@ fn u64_at(b: &[u8; HEADER_LEN], at: usize) -> u64 {
 impl Header {
     /// Offset after the last record of the batch.
     pub fn end_offset(&self) -> Offset {
-        Offset(self.base_offset.0.saturating_add(u64::from(self.last_offset_delta)).saturating_add(1))
+        Offset(
+            self.base_offset
+                .0
+                .saturating_add(u64::from(self.last_offset_delta))
+                .saturating_add(1),
+        )
     }
 
     /// Takes a header apart. Checks form and field values, no checksum.
@@ -156,11 +161,20 @@ impl Header {
             last_offset_delta: u32_at(b, 124),
         };
         for (field, wrong) in [
-            ("log_flags", header.log_flags & !flags::KNOWN_LOG != 0 || u32_at(b, 68) != 0),
+            (
+                "log_flags",
+                header.log_flags & !flags::KNOWN_LOG != 0 || u32_at(b, 68) != 0,
+            ),
             ("flags", b[77..80] != [0; 3]),
-            ("batch_len", (header.batch_len as usize) < HEADER_LEN + header.extension_len as usize),
+            (
+                "batch_len",
+                (header.batch_len as usize) < HEADER_LEN + header.extension_len as usize,
+            ),
             ("record_count", header.record_count == 0),
-            ("last_offset_delta", header.last_offset_delta < header.record_count.saturating_sub(1)),
+            (
+                "last_offset_delta",
+                header.last_offset_delta < header.record_count.saturating_sub(1),
+            ),
             ("key_id", header.key_id != 0),
         ] {
             if wrong {

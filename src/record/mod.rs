@@ -65,12 +65,19 @@ pub struct Record {
 impl Record {
     /// A record with a text value and nothing else.
     pub fn text(value: impl Into<String>) -> Self {
-        Self { value: Some(Bytes::from(value.into())), format: Format::Text, ..Self::default() }
+        Self {
+            value: Some(Bytes::from(value.into())),
+            format: Format::Text,
+            ..Self::default()
+        }
     }
 
     /// A record with a binary value and nothing else.
     pub fn binary(value: impl Into<Bytes>) -> Self {
-        Self { value: Some(value.into()), ..Self::default() }
+        Self {
+            value: Some(value.into()),
+            ..Self::default()
+        }
     }
 
     /// A record whose value is `value` as JSON.
@@ -79,7 +86,11 @@ impl Record {
     /// Whatever keeps `value` from being written as JSON.
     pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<Self, serde_json::Error> {
         let value = Some(serde_json::to_vec(value)?.into());
-        Ok(Self { value, format: Format::Json, ..Self::default() })
+        Ok(Self {
+            value,
+            format: Format::Json,
+            ..Self::default()
+        })
     }
 
     /// The same record with a key.
@@ -100,7 +111,11 @@ impl Record {
     pub fn size(&self) -> usize {
         self.key.as_ref().map_or(0, Bytes::len)
             + self.value.as_ref().map_or(0, Bytes::len)
-            + self.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
+            + self
+                .headers
+                .iter()
+                .map(|(name, value)| name.len() + value.len())
+                .sum::<usize>()
     }
 
     /// Checks the rules that hold for every record on every path.
@@ -108,7 +123,10 @@ impl Record {
     /// # Errors
     /// The first rule that it breaks.
     pub fn check(&self, max_record_bytes: u32) -> Result<(), InvalidRecord> {
-        let headers = self.headers.iter().map(|(name, value)| (name.as_str(), value.as_ref()));
+        let headers = self
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_ref()));
         check_record(
             RecordShape {
                 key: self.key.as_deref(),
@@ -137,12 +155,18 @@ fn check_record<'a>(
     max_record_bytes: u32,
 ) -> Result<(), InvalidRecord> {
     if max_record_bytes as usize <= record.size && max_record_bytes as usize != record.size {
-        return Err(InvalidRecord::TooLarge { size: record.size, max: max_record_bytes });
+        return Err(InvalidRecord::TooLarge {
+            size: record.size,
+            max: max_record_bytes,
+        });
     }
     if record.key.is_some_and(|key| limits::KEY_BYTES < key.len()) {
         return Err(InvalidRecord::KeyTooLarge);
     }
-    if record.timestamp.is_some_and(|t| !(0..=MAX_TIMESTAMP).contains(&t.0)) {
+    if record
+        .timestamp
+        .is_some_and(|t| !(0..=MAX_TIMESTAMP).contains(&t.0))
+    {
         return Err(InvalidRecord::Timestamp);
     }
     let (mut count, mut bytes) = (0, 0);
@@ -157,7 +181,9 @@ fn check_record<'a>(
         return Err(InvalidRecord::TooManyHeaders);
     }
     match (record.format, record.value) {
-        (Format::Text, Some(value)) if std::str::from_utf8(value).is_err() => Err(InvalidRecord::NotText),
+        (Format::Text, Some(value)) if std::str::from_utf8(value).is_err() => {
+            Err(InvalidRecord::NotText)
+        }
         (Format::Json, Some(value)) if !is_json(value) => Err(InvalidRecord::NotJson),
         _ => Ok(()),
     }
@@ -174,7 +200,9 @@ pub const MAX_TIMESTAMP: i64 = 253_402_300_799_999;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidRecord {
     /// Larger than its topic allows.
-    #[error("the record has {size} bytes (key, value and headers), the topic's max_record_bytes is {max}")]
+    #[error(
+        "the record has {size} bytes (key, value and headers), the topic's max_record_bytes is {max}"
+    )]
     TooLarge {
         /// Key + value + headers.
         size: usize,
@@ -191,7 +219,11 @@ pub enum InvalidRecord {
     #[error("a header name is empty or has control characters")]
     HeaderName,
     /// More headers than allowed.
-    #[error("a record may have {} headers of {} bytes in all", limits::HEADERS, limits::HEADER_BYTES)]
+    #[error(
+        "a record may have {} headers of {} bytes in all",
+        limits::HEADERS,
+        limits::HEADER_BYTES
+    )]
     TooManyHeaders,
     /// Marked as text, but not UTF-8.
     #[error("the value is marked as text but is not UTF-8")]

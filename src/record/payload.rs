@@ -31,7 +31,10 @@ pub(super) fn put_record(
         varint::put(scratch, value.len() as u64);
         scratch.extend_from_slice(value);
     }
-    let value_len = record.value.as_ref().map_or(0, |value| value.len() as u64 + 1);
+    let value_len = record
+        .value
+        .as_ref()
+        .map_or(0, |value| value.len() as u64 + 1);
     varint::put(scratch, value_len);
     let value = record.value.as_deref().unwrap_or_default();
     varint::put(to, (scratch.len() + value.len()) as u64);
@@ -73,7 +76,10 @@ impl<'a> RecordRef<'a> {
     pub fn size(&self) -> usize {
         self.key.map_or(0, <[u8]>::len)
             + self.value.map_or(0, <[u8]>::len)
-            + self.headers().map(|(name, value)| name.len() + value.len()).sum::<usize>()
+            + self
+                .headers()
+                .map(|(name, value)| name.len() + value.len())
+                .sum::<usize>()
     }
 
     /// A copy that owns its bytes.
@@ -85,7 +91,10 @@ impl<'a> RecordRef<'a> {
                 key: self.key.map(Bytes::copy_from_slice),
                 value: self.value.map(Bytes::copy_from_slice),
                 format: self.format,
-                headers: self.headers().map(|(n, v)| (n.to_owned(), Bytes::copy_from_slice(v))).collect(),
+                headers: self
+                    .headers()
+                    .map(|(n, v)| (n.to_owned(), Bytes::copy_from_slice(v)))
+                    .collect(),
                 timestamp: Some(self.timestamp),
             },
         }
@@ -140,7 +149,10 @@ impl<'a> Records<'a> {
             return None;
         }
         self.next_delta = delta.checked_add(1)?;
-        let timestamp = self.base_timestamp.0.checked_add(varint::take_signed(&mut body)?)?;
+        let timestamp = self
+            .base_timestamp
+            .0
+            .checked_add(varint::take_signed(&mut body)?)?;
         let key = match varint::take(&mut body)? {
             0 => None,
             len => Some(varint::take_bytes(&mut body, len - 1)?),
@@ -160,7 +172,15 @@ impl<'a> Records<'a> {
         }
         let offset = self.base_offset.0.checked_add(delta.into())?;
         let timestamp = self.append_time.unwrap_or(Timestamp(timestamp));
-        Some(RecordRef { offset: Offset(offset), timestamp, key, value, format, headers, header_count })
+        Some(RecordRef {
+            offset: Offset(offset),
+            timestamp,
+            key,
+            value,
+            format,
+            headers,
+            header_count,
+        })
     }
 }
 

@@ -48,7 +48,13 @@ impl SealingKey {
         let nonce = Nonce::generate();
         let sealed = self
             .0
-            .encrypt(&nonce, Payload { msg: value, aad: context })
+            .encrypt(
+                &nonce,
+                Payload {
+                    msg: value,
+                    aad: context,
+                },
+            )
             .map_err(|_| SealError::Rejected)?;
         let mut out = Vec::with_capacity(1 + NONCE_LEN + sealed.len());
         out.push(VERSION);
@@ -82,7 +88,12 @@ mod tests {
     fn a_sealed_value_opens_only_whole_under_its_key_and_context() {
         let (key, bytes) = SealingKey::generate();
         let sealed = key.seal(b"secret", b"orders").unwrap();
-        assert_eq!(SealingKey::from_bytes(bytes).open(&sealed, b"orders").unwrap(), b"secret");
+        assert_eq!(
+            SealingKey::from_bytes(bytes)
+                .open(&sealed, b"orders")
+                .unwrap(),
+            b"secret"
+        );
         assert_eq!(key.open(&sealed, b"payments"), Err(SealError::Rejected));
         assert!(SealingKey::generate().0.open(&sealed, b"orders").is_err());
         for at in 0..sealed.len() {

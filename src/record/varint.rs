@@ -62,7 +62,17 @@ mod tests {
 
     #[test]
     fn more_than_64_bits_are_refused() {
-        assert_eq!(take(&mut [0xff; 9].iter().copied().chain([0x02]).collect::<Vec<_>>().as_slice()), None);
+        assert_eq!(
+            take(
+                &mut [0xff; 9]
+                    .iter()
+                    .copied()
+                    .chain([0x02])
+                    .collect::<Vec<_>>()
+                    .as_slice()
+            ),
+            None
+        );
         assert_eq!(take(&mut [0xff; 11].as_slice()), None);
     }
 }

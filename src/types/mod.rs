@@ -13,4 +13,6 @@ pub use clock::{Clock, SystemClock};
 pub use code::{Code, Outcome};
 pub use name::{BrokerId, InvalidName, TopicName};
 pub use position::{LeaderEpoch, Offset, Partition, Timestamp, TopicId, TopicPartition};
-pub use settings::{Compression, Durability, InvalidSettings, TimestampType, TopicPatch, TopicSettings};
+pub use settings::{
+    Compression, Durability, InvalidSettings, TimestampType, TopicPatch, TopicSettings,
+};

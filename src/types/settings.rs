@@ -135,10 +135,15 @@ pub struct TopicPatch {
 mod nullable {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Option<u64>>, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<Option<u64>>, D::Error> {
         Option::<u64>::deserialize(from).map(Some)
     }
-    pub(super) fn serialize<S: Serializer>(value: &Option<Option<u64>>, to: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(
+        value: &Option<Option<u64>>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
         value.flatten().serialize(to)
     }
 }
@@ -162,7 +167,9 @@ impl TopicSettings {
         let next = Self {
             partitions: patch.partitions.unwrap_or(self.partitions),
             replication_factor: patch.replication_factor.unwrap_or(self.replication_factor),
-            min_insync_replicas: patch.min_insync_replicas.unwrap_or(self.min_insync_replicas),
+            min_insync_replicas: patch
+                .min_insync_replicas
+                .unwrap_or(self.min_insync_replicas),
             retention_ms: patch.retention_ms.unwrap_or(self.retention_ms),
             retention_bytes: patch.retention_bytes.unwrap_or(self.retention_bytes),
             segment_bytes: patch.segment_bytes.unwrap_or(self.segment_bytes),
@@ -181,16 +188,49 @@ impl TopicSettings {
             if (min..=max).contains(&value) {
                 return Ok(());
             }
-            Err(InvalidSettings { setting, why: format!("must be between {min} and {max}, not {value}") })
+            Err(InvalidSettings {
+                setting,
+                why: format!("must be between {min} and {max}, not {value}"),
+            })
         };
-        within("partitions", self.partitions.into(), 1, limits::PARTITIONS_PER_TOPIC.into())?;
-        within("replication_factor", self.replication_factor.into(), 1, limits::REPLICATION_FACTOR.into())?;
-        within("min_insync_replicas", self.min_insync_replicas.into(), 1, self.replication_factor.into())?;
-        within("retention_ms", self.retention_ms.unwrap_or(1), 1, i64::MAX as u64)?;
-        within("retention_bytes", self.retention_bytes.unwrap_or(1), 1, i64::MAX as u64)?;
+        within(
+            "partitions",
+            self.partitions.into(),
+            1,
+            limits::PARTITIONS_PER_TOPIC.into(),
+        )?;
+        within(
+            "replication_factor",
+            self.replication_factor.into(),
+            1,
+            limits::REPLICATION_FACTOR.into(),
+        )?;
+        within(
+            "min_insync_replicas",
+            self.min_insync_replicas.into(),
+            1,
+            self.replication_factor.into(),
+        )?;
+        within(
+            "retention_ms",
+            self.retention_ms.unwrap_or(1),
+            1,
+            i64::MAX as u64,
+        )?;
+        within(
+            "retention_bytes",
+            self.retention_bytes.unwrap_or(1),
+            1,
+            i64::MAX as u64,
+        )?;
         within("segment_bytes", self.segment_bytes, 4096, 2 << 30)?;
         within("segment_ms", self.segment_ms, 100, i64::MAX as u64)?;
-        within("max_record_bytes", self.max_record_bytes.into(), 1, limits::RECORD_BYTES_MAX.into())
+        within(
+            "max_record_bytes",
+            self.max_record_bytes.into(),
+            1,
+            limits::RECORD_BYTES_MAX.into(),
+        )
     }
 }
 
@@ -200,20 +240,43 @@ mod tests {
 
     #[test]
     fn a_patch_changes_what_it_names_and_null_lifts_a_bound() {
-        let patch: TopicPatch = serde_json::from_str(r#"{"partitions":3,"retention_ms":null}"#).unwrap();
+        let patch: TopicPatch =
+            serde_json::from_str(r#"{"partitions":3,"retention_ms":null}"#).unwrap();
         let settings = TopicSettings::default().with(&patch).unwrap();
-        assert_eq!(settings, TopicSettings { partitions: 3, retention_ms: None, ..TopicSettings::default() });
-        assert_eq!(serde_json::to_string(&patch).unwrap(), r#"{"partitions":3,"retention_ms":null}"#);
+        assert_eq!(
+            settings,
+            TopicSettings {
+                partitions: 3,
+                retention_ms: None,
+                ..TopicSettings::default()
+            }
+        );
+        assert_eq!(
+            serde_json::to_string(&patch).unwrap(),
+            r#"{"partitions":3,"retention_ms":null}"#
+        );
     }
 
     #[test]
     fn settings_out_of_bounds_are_named() {
-        let patch = TopicPatch { partitions: Some(0), ..TopicPatch::default() };
+        let patch = TopicPatch {
+            partitions: Some(0),
+            ..TopicPatch::default()
+        };
         assert_eq!(
             TopicSettings::default().with(&patch),
-            Err(InvalidSettings { setting: "partitions", why: "must be between 1 and 10000, not 0".into() })
+            Err(InvalidSettings {
+                setting: "partitions",
+                why: "must be between 1 and 10000, not 0".into()
+            })
         );
-        let patch = TopicPatch { min_insync_replicas: Some(2), ..TopicPatch::default() };
-        assert_eq!(TopicSettings::default().with(&patch).unwrap_err().setting, "min_insync_replicas");
+        let patch = TopicPatch {
+            min_insync_replicas: Some(2),
+            ..TopicPatch::default()
+        };
+        assert_eq!(
+            TopicSettings::default().with(&patch).unwrap_err().setting,
+            "min_insync_replicas"
+        );
     }
 }

@@ -16,7 +16,11 @@ pub struct NewRecord {
     pub key_base64: Option<String>,
     /// Any JSON: a string is kept as text, `null` is a tombstone, everything else is kept as JSON
     /// exactly as written. Exactly one of `value` and `value_base64` is given.
-    #[serde(default, deserialize_with = "some_raw", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "some_raw",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schema(value_type = Option<serde_json::Value>)]
     pub value: Option<Box<RawValue>>,
     /// Value as base64: kept as bytes.
@@ -163,7 +167,11 @@ pub struct Record {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_base64: Option<String>,
     /// What came in as JSON as JSON, what came in as text as a string, a tombstone as `null`.
-    #[serde(default, deserialize_with = "some_raw", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "some_raw",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schema(value_type = Option<serde_json::Value>)]
     pub value: Option<Box<RawValue>>,
     /// What came in as bytes, as base64.
