@@ -1,1 +1,17 @@
-//! What a cluster agrees on (layer 3): commands applied to SQLite.
+//! What the node agrees on (layer 3): topics, epochs and consumer positions, kept in SQLite.
+//!
+//! A closed [`Command`] changes the state, decided by a pure function (`state`) and written, many
+//! commands to a transaction, by the one task that owns the database ([`Store`]). Requests read
+//! the [`View`], never SQL.
+
+mod command;
+mod rows;
+mod state;
+mod store;
+#[cfg(test)]
+mod tests;
+mod view;
+
+pub use command::{Applied, Command, Rejected};
+pub use store::{ApplyError, Closed, Identity, OpenError, Store};
+pub use view::{DeletedTopic, Epoch, TopicEntry, View};

@@ -4,12 +4,16 @@
 pub const TOPIC_NAME_BYTES: usize = 249;
 /// Longest broker id, in bytes.
 pub const BROKER_ID_BYTES: usize = 64;
+/// Longest name of a consumer group, in bytes.
+pub const GROUP_NAME_BYTES: usize = 249;
 /// Most partitions of one topic.
 pub const PARTITIONS_PER_TOPIC: u32 = 10_000;
 /// Most partitions over all topics of one node.
 pub const PARTITIONS_PER_NODE: u32 = 100_000;
 /// Most topics of one node.
 pub const TOPICS_PER_NODE: usize = 20_000;
+/// Most positions (broker, group, topic, partition) that one node remembers.
+pub const POSITIONS_PER_NODE: usize = 200_000;
 /// Most replicas of one partition.
 pub const REPLICATION_FACTOR: u32 = 7;
 

@@ -1,0 +1,260 @@
+//! What survives: restarts, crashes, full disks, damaged and foreign files.
+
+use super::*;
+
+#[tokio::test]
+async fn reopening_gives_the_same_view_positions_and_identity() {
+    let place = Place::new();
+    let store = place.open().await;
+    for command in history() {
+        store.apply(command).await.ok();
+    }
+    let (view, identity) = (current(&store), store.identity());
+    let positions = store.position(&broker(), "g", id(1)).await.unwrap();
+    store.close().await;
+
+    let store = place.open().await;
+    assert_eq!(current(&store), view);
+    assert_eq!(store.identity(), identity);
+    assert_eq!(store.position(&broker(), "g", id(1)).await, Ok(positions));
+    assert_ne!(Place::new().open().await.identity(), identity);
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_survives_a_killed_process() {
+    let (place, image) = (Place::new(), Place::new());
+    let store = place.open().await;
+    for command in history() {
+        store.apply(command).await.ok();
+    }
+    // What a dead process leaves: the files as they are, nothing folded, nothing closed.
+    for file in std::fs::read_dir(place.directory.path()).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), image.directory.path().join(file.file_name())).unwrap();
+    }
+    assert!(
+        image
+            .directory
+            .path()
+            .join("metadata.db-wal")
+            .metadata()
+            .unwrap()
+            .len()
+            > 0
+    );
+
+    let survivor = image.open().await;
+    assert_eq!(current(&survivor), current(&store));
+    assert_eq!(
+        survivor.position(&broker(), "g", id(1)).await,
+        Ok(vec![(Partition(4), Offset(6))])
+    );
+}
+
+#[tokio::test]
+async fn dropping_the_last_handle_loses_nothing_and_frees_the_database() {
+    let place = Place::new();
+    let store = place.open().await;
+    store.apply(create("a", 1)).await.unwrap();
+    let view = current(&store);
+    drop(store);
+    assert_eq!(current(&place.open().await), view);
+}
+
+#[tokio::test]
+async fn a_closed_store_says_so_instead_of_forgetting() {
+    let store = Place::new().open().await;
+    let other = store.clone();
+    store.close().await;
+    assert!(matches!(
+        other.apply(create("a", 1)).await,
+        Err(ApplyError::Closed(Closed))
+    ));
+    assert_eq!(other.position(&broker(), "g", id(1)).await, Err(Closed));
+    other.stopped().await;
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_and_the_state_stays_as_it_was() {
+    let place = Place::new();
+    let settings = options(&place.path()).pragma("max_page_count", "24");
+    let store = Store::open_with(&place.path(), settings).await.unwrap();
+    store.apply(create("first", 0)).await.unwrap();
+    store.apply(set_position("g", 0, 0, 1)).await.unwrap();
+    let mut made = 1;
+    let refused = loop {
+        match store
+            .apply(create(&format!("{}{made}", "x".repeat(200)), made))
+            .await
+        {
+            Ok(_) => made += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(&refused, ApplyError::NoSpace(_)), "{refused:?}");
+    assert_eq!(refused.code(), Code::InsufficientStorage);
+    assert_eq!(current(&store).topic_count(), made as usize);
+
+    // What needs no room still goes through.
+    store.apply(set_position("g", 0, 0, 2)).await.unwrap();
+    let view = current(&store);
+    store.close().await;
+    let store = place.open().await;
+    assert_eq!(current(&store), view);
+    assert_eq!(
+        store.position(&broker(), "g", id(0)).await,
+        Ok(vec![(Partition(0), Offset(2))])
+    );
+    store.apply(create("small", made)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_database_in_use_is_not_opened_twice() {
+    let place = Place::new();
+    let _store = place.open().await;
+    assert_eq!(
+        refusal(&place.path()).await,
+        format!("{} is in use by another process", place.path().display())
+    );
+}
+
+#[tokio::test]
+async fn a_database_of_a_newer_version_is_refused() {
+    let place = Place::new();
+    place.open().await.close().await;
+    tamper(
+        &place.path(),
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+         VALUES (7, 'later', 1, x'00', 0)",
+    )
+    .await;
+    let known = 1;
+    assert_eq!(
+        refusal(&place.path()).await,
+        format!(
+            "{} was written by a newer version: it is at schema 7, this version knows up to {known}",
+            place.path().display()
+        )
+    );
+}
+
+#[tokio::test]
+async fn a_database_of_another_program_is_refused() {
+    let place = Place::new();
+    tamper(&place.path(), "CREATE TABLE theirs (x)").await;
+    assert_eq!(
+        refusal(&place.path()).await,
+        format!(
+            "{} is not a metadata database: its application id is 0x0",
+            place.path().display()
+        )
+    );
+}
+
+#[tokio::test]
+async fn a_first_start_that_was_cut_short_is_finished() {
+    let place = Place::new();
+    place.open().await.close().await;
+    let mut conn = options(&place.path())
+        .foreign_keys(false)
+        .connect()
+        .await
+        .unwrap();
+    for table in ["node", "progress", "positions", "topics", "deleted_topics"] {
+        sqlx::query(sqlx::AssertSqlSafe(format!("DROP TABLE {table}")))
+            .execute(&mut conn)
+            .await
+            .unwrap();
+    }
+    sqlx::query("DELETE FROM _sqlx_migrations")
+        .execute(&mut conn)
+        .await
+        .unwrap();
+    sqlx::query("PRAGMA application_id = 0")
+        .execute(&mut conn)
+        .await
+        .unwrap();
+    conn.close().await.unwrap();
+    place.open().await.apply(create("a", 1)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_row_that_was_changed_behind_our_back_is_refused() {
+    for (table, sql) in [
+        (
+            "node",
+            "UPDATE node SET disk_id = x'00112233445566778899aabbccddeeff'",
+        ),
+        (
+            "progress",
+            "UPDATE progress SET leader_epoch = leader_epoch - 1",
+        ),
+        (
+            "topics",
+            "UPDATE topics SET id = x'00112233445566778899aabbccddeeff' WHERE name = 'a'",
+        ),
+        ("deleted_topics", "UPDATE deleted_topics SET name = 'other'"),
+        ("positions", "UPDATE positions SET position = position + 1"),
+    ] {
+        let place = Place::new();
+        let store = place.open().await;
+        for command in history() {
+            store.apply(command).await.ok();
+        }
+        store.close().await;
+        tamper(&place.path(), sql).await;
+        assert_eq!(
+            refusal(&place.path()).await,
+            format!(
+                "{} is damaged: table {table}: a row does not match its checksum; restore it from a backup",
+                place.path().display()
+            )
+        );
+    }
+}
+
+#[tokio::test]
+async fn damaged_files_are_refused_or_harmless_and_never_panic() {
+    let place = Place::new();
+    let store = place.open().await;
+    for command in history() {
+        store.apply(command).await.ok();
+    }
+    let view = current(&store);
+    store.close().await;
+    let whole = std::fs::read(place.path()).unwrap();
+
+    let garbage = Place::new();
+    std::fs::write(
+        garbage.path(),
+        "this is not a database, and long enough to be told from an empty one",
+    )
+    .unwrap();
+    assert!(
+        refusal(&garbage.path()).await.contains(" is damaged: "),
+        "garbage was not called damaged"
+    );
+
+    // One flipped bit in each stretch of every page. What opens must say what was written.
+    let image = Place::new();
+    let mut refused = 0;
+    for at in (0..whole.len()).step_by(251) {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1 << (at % 8);
+        std::fs::write(image.path(), bytes).unwrap();
+        match Store::open(&image.path()).await {
+            Ok(store) => {
+                assert_eq!(*current(&store), *view, "byte {at}");
+                assert_eq!(
+                    store.position(&broker(), "g", id(1)).await,
+                    Ok(vec![(Partition(4), Offset(6))])
+                );
+                store.close().await;
+            }
+            Err(_) => refused += 1,
+        }
+    }
+    assert_ne!(refused, 0);
+    std::fs::write(image.path(), &whole[..whole.len() / 2]).unwrap();
+    assert!(refusal(&image.path()).await.contains(" is damaged: "));
+}

@@ -1,0 +1,181 @@
+//! The store's promises, on real files: what commands do (`apply`), and what disks do (`disk`).
+
+mod apply;
+mod disk;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use sqlx::{ConnectOptions, Connection, Row};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use super::store::options;
+use super::*;
+use crate::types::{
+    BrokerId, Code, LeaderEpoch, Offset, Partition, Timestamp, TopicId, TopicName, TopicPatch,
+    TopicSettings, limits,
+};
+
+fn name(name: &str) -> TopicName {
+    name.try_into().unwrap()
+}
+
+fn id(n: u128) -> TopicId {
+    TopicId(Uuid::from_u128(n))
+}
+
+fn broker() -> BrokerId {
+    "b1".try_into().unwrap()
+}
+
+fn partitions(partitions: u32) -> TopicSettings {
+    TopicSettings {
+        partitions,
+        ..TopicSettings::default()
+    }
+}
+
+fn create(topic: &str, n: u128) -> Command {
+    Command::CreateTopic {
+        name: name(topic),
+        id: id(n),
+        settings: partitions(3),
+        at: Timestamp(10),
+    }
+}
+
+fn delete(topic: &str, n: u128) -> Command {
+    Command::DeleteTopic {
+        name: name(topic),
+        id: id(n),
+        at: Timestamp(30),
+    }
+}
+
+fn alter(topic: &str, patch: TopicPatch) -> Command {
+    Command::AlterTopic {
+        name: name(topic),
+        patch,
+        at: Timestamp(20),
+    }
+}
+
+fn set_position(group: &str, n: u128, partition: u32, offset: u64) -> Command {
+    Command::SetPosition {
+        broker: broker(),
+        group: group.into(),
+        topic_id: id(n),
+        partition: Partition(partition),
+        offset: Offset(offset),
+        at: Timestamp(40),
+    }
+}
+
+fn start(process: u128) -> Command {
+    Command::StartEpoch {
+        process: Uuid::from_u128(process),
+        at: Timestamp(1),
+    }
+}
+
+fn grow(to: u32) -> TopicPatch {
+    TopicPatch {
+        partitions: Some(to),
+        ..TopicPatch::default()
+    }
+}
+
+/// Commands of every kind, accepted and rejected.
+fn history() -> Vec<Command> {
+    let keep_for_ever = TopicPatch {
+        retention_ms: Some(None),
+        ..TopicPatch::default()
+    };
+    vec![
+        start(1),
+        create("a", 1),
+        create("b", 2),
+        create("a", 3),
+        alter("a", grow(5)),
+        alter("a", keep_for_ever),
+        alter("a", grow(2)),
+        set_position("g", 1, 4, 7),
+        set_position("g", 1, 4, 6),
+        set_position("g", 2, 0, 1),
+        set_position("g", 2, 3, 1),
+        start(2),
+        start(2),
+        delete("b", 1),
+        delete("b", 2),
+        create("b", 4),
+        set_position("h", 4, 0, u64::MAX),
+        create("c", 5),
+        delete("c", 5),
+        Command::FinishDelete { id: id(5) },
+    ]
+}
+
+struct Place {
+    directory: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self {
+            directory: tempfile::tempdir().unwrap(),
+        }
+    }
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("metadata.db")
+    }
+    async fn open(&self) -> Store {
+        Store::open(&self.path()).await.unwrap()
+    }
+}
+
+fn rejected(result: Result<Applied, ApplyError>) -> Rejected {
+    match result {
+        Err(ApplyError::Rejected(rejected)) => rejected,
+        other => panic!("{other:?} was not rejected"),
+    }
+}
+
+fn current(store: &Store) -> Arc<View> {
+    store.view().borrow().clone()
+}
+
+/// Every row of every replicated table, as SQL literals.
+async fn dump(path: &Path) -> Vec<String> {
+    let mut conn = options(path).connect().await.unwrap();
+    let tables = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT IN ('node', '_sqlx_migrations')";
+    let mut rows = Vec::new();
+    for table in sqlx::query(tables).fetch_all(&mut conn).await.unwrap() {
+        let table: String = table.get(0);
+        let columns = sqlx::query(
+            "SELECT group_concat('quote(' || name || ')', '||'',''||') FROM pragma_table_info(?)",
+        )
+        .bind(&table)
+        .fetch_one(&mut conn)
+        .await
+        .unwrap()
+        .get::<String, _>(0);
+        let select = sqlx::AssertSqlSafe(format!("SELECT {columns} FROM {table} ORDER BY 1"));
+        for row in sqlx::query(select).fetch_all(&mut conn).await.unwrap() {
+            rows.push(format!("{table}: {}", row.get::<String, _>(0)));
+        }
+    }
+    conn.close().await.unwrap();
+    rows
+}
+
+/// Runs one statement on a closed database, behind the store's back.
+async fn tamper(path: &Path, sql: &'static str) {
+    let mut conn = options(path).foreign_keys(false).connect().await.unwrap();
+    sqlx::query(sql).execute(&mut conn).await.unwrap();
+    conn.close().await.unwrap();
+}
+
+async fn refusal(path: &Path) -> String {
+    Store::open(path).await.unwrap_err().to_string()
+}
