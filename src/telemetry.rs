@@ -1,4 +1,64 @@
-//! Names of all metrics (layer 1). Every layer counts through the `metrics` facade under these names.
+//! Counters of the node (layer 1), and the names under which they are exported.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// What a node has done since it started. Counted here once; `/metrics` and `/v1/node` read it.
+#[derive(Debug, Default)]
+pub struct Stats {
+    /// Records appended.
+    pub records_in: AtomicU64,
+    /// Batch bytes appended.
+    pub bytes_in: AtomicU64,
+    /// Records handed to readers.
+    pub records_out: AtomicU64,
+    /// Batch bytes handed to readers.
+    pub bytes_out: AtomicU64,
+    /// fdatasync calls on segments.
+    pub fsyncs: AtomicU64,
+    /// Nanoseconds that those took in all.
+    pub fsync_nanos: AtomicU64,
+    /// Produce requests recognised as repeats.
+    pub duplicates: AtomicU64,
+    /// Bytes cut from torn tails during recovery.
+    pub recovery_truncated_bytes: AtomicU64,
+    /// Reads refused because bytes did not match their checksum.
+    pub corrupt_reads: AtomicU64,
+    /// Bytes that recompressing sealed segments has saved.
+    pub compression_saved_bytes: AtomicU64,
+    /// Bytes deleted by retention.
+    pub retention_deleted_bytes: AtomicU64,
+}
+
+impl Stats {
+    /// Counts one fdatasync.
+    pub fn fsynced(&self, took: Duration) {
+        self.fsyncs.fetch_add(1, Ordering::Relaxed);
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.fsync_nanos.fetch_add(nanos, Ordering::Relaxed);
+        metrics::histogram!(FSYNC_SECONDS).record(took.as_secs_f64());
+    }
+
+    /// Every counter with the name under which it is exported.
+    pub fn counters(&self) -> [(&'static str, u64); 10] {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        [
+            (RECORDS_IN, read(&self.records_in)),
+            (BYTES_IN, read(&self.bytes_in)),
+            (RECORDS_OUT, read(&self.records_out)),
+            (BYTES_OUT, read(&self.bytes_out)),
+            (FSYNCS, read(&self.fsyncs)),
+            (DUPLICATES, read(&self.duplicates)),
+            (
+                RECOVERY_TRUNCATED_BYTES,
+                read(&self.recovery_truncated_bytes),
+            ),
+            (CORRUPT_READS, read(&self.corrupt_reads)),
+            (COMPRESSION_SAVED_BYTES, read(&self.compression_saved_bytes)),
+            (RETENTION_DELETED_BYTES, read(&self.retention_deleted_bytes)),
+        ]
+    }
+}
 
 /// Records appended. The first release's name, kept.
 pub const RECORDS_IN: &str = "pilgrimage_messages_total";

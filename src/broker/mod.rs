@@ -1,5 +1,46 @@
-//! Use cases (layer 5): the embedded API.
+//! Use cases (layer 5): the embedded API. Everything the HTTP face can do, a program that embeds a
+//! [`Broker`] can do without a listener.
 
-/// A broker embedded in this process.
-#[derive(Debug, Clone)]
-pub struct Broker;
+mod brokers;
+mod embedded;
+mod error;
+mod fetch;
+mod lifecycle;
+mod positions;
+mod produce;
+mod status;
+mod topics;
+
+pub use brokers::{BrokerError, Brokers, StartOptions};
+pub use embedded::Subscription;
+pub use error::{FetchError, OpenError, ProduceError, TopicError, UnknownPartition};
+pub use fetch::{Fetched, From};
+pub use lifecycle::Options;
+pub use positions::ConsumeError;
+pub use produce::{Acks, Placed};
+pub use status::Status;
+pub use topics::{PartitionStatus, TopicDescription};
+
+use std::sync::Arc;
+
+use lifecycle::Inner;
+
+/// A broker: topics, their partitions and the positions of consumers, kept in one directory.
+///
+/// Cheap to clone; all clones are the same broker. [`close`](Broker::close) it to release its
+/// directory; a broker that is only dropped loses nothing it acknowledged.
+#[derive(Clone)]
+pub struct Broker {
+    inner: Arc<Inner>,
+}
+
+impl std::fmt::Debug for Broker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "Broker({} at {})",
+            self.inner.options.id,
+            self.inner.options.storage.display()
+        )
+    }
+}

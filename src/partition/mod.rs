@@ -1,1 +1,110 @@
-//! One task per hosted partition (layer 4).
+//! One task per hosted partition (layer 4): the only writer of its log.
+//!
+//! The task drains its mailbox into one vectored write and one `fdatasync` (natural group commit:
+//! what arrives while the disk is busy goes into the next group), then answers everybody at once.
+//! Readers never pass through it: they read what is published, straight from the segments.
+
+mod handle;
+mod task;
+
+pub use handle::{AppendRequest, Appended, PartitionHandle, State};
+pub use task::{Hosted, spawn};
+
+use crate::storage::StorageError;
+use crate::types::{Offset, TopicPartition};
+
+/// Why an append was turned away, or its outcome is unknown.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AppendError {
+    /// Too many bytes wait for this partition.
+    #[error("{partition} has more than {waiting} bytes of appends waiting")]
+    Overloaded {
+        /// The partition.
+        partition: TopicPartition,
+        /// Bytes that may wait.
+        waiting: usize,
+    },
+    /// The partition does not end where the producer expects it to.
+    #[error("{partition} ends at offset {end}, not at the expected {expected}")]
+    OffsetMismatch {
+        /// The partition.
+        partition: TopicPartition,
+        /// What the producer expected.
+        expected: Offset,
+        /// Where it ends.
+        end: Offset,
+    },
+    /// The disk has no room; nothing was written.
+    #[error("no room on the disk to append to {partition}")]
+    NoSpace {
+        /// The partition.
+        partition: TopicPartition,
+    },
+    /// The write failed and was undone.
+    #[error("append to {partition} failed and was undone: {reason}")]
+    Write {
+        /// The partition.
+        partition: TopicPartition,
+        /// What the storage said.
+        reason: String,
+    },
+    /// The records were written but could not be proven to be on stable storage.
+    #[error("the records of {partition} may not have reached stable storage: {reason}")]
+    Sync {
+        /// The partition.
+        partition: TopicPartition,
+        /// What the storage said.
+        reason: String,
+    },
+    /// The storage failed earlier; the partition takes no appends until the node restarts.
+    #[error("{partition} is offline: {reason}")]
+    Offline {
+        /// The partition.
+        partition: TopicPartition,
+        /// Why.
+        reason: String,
+    },
+    /// The partition is closing; the records may or may not have been appended.
+    #[error("{partition} closed before it answered")]
+    Closed {
+        /// The partition.
+        partition: TopicPartition,
+    },
+}
+
+/// Why a partition could not be trimmed, closed or deleted.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum MaintainError {
+    /// The task is gone.
+    #[error("{0} is closing")]
+    Closed(TopicPartition),
+    /// The storage refused.
+    #[error("{partition}: {reason}")]
+    Storage {
+        /// The partition.
+        partition: TopicPartition,
+        /// What the storage said.
+        reason: String,
+    },
+}
+
+impl MaintainError {
+    fn storage(partition: &TopicPartition, error: &StorageError) -> Self {
+        Self::Storage {
+            partition: partition.clone(),
+            reason: chain(error),
+        }
+    }
+}
+
+/// An error and all its causes in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

@@ -304,3 +304,9 @@ pub fn split_batches(mut bytes: Bytes) -> Result<Vec<Batch>, BatchError> {
     }
     Ok(batches)
 }
+
+impl From<Batch> for Bytes {
+    fn from(batch: Batch) -> Self {
+        batch.bytes
+    }
+}

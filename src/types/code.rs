@@ -105,6 +105,8 @@ codes! {
     NotReady = ("not_ready", 503, true, Refused),
     /// The partition's storage failed before the record was acknowledged.
     StorageFailed = ("storage_failed", 503, false, Unknown),
+    /// The write failed and was undone; nothing was appended.
+    WriteFailed = ("write_failed", 503, true, Refused),
     /// The partition's storage has failed earlier and takes no more records.
     PartitionOffline = ("partition_offline", 503, false, Refused),
     /// The bytes at this offset do not match their checksum; they are not served.

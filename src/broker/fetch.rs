@@ -1,0 +1,186 @@
+//! Giving records back.
+
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use super::{Broker, FetchError, UnknownPartition};
+use crate::record::Header;
+use crate::storage::ReadError;
+use crate::types::{Offset, Partition, Timestamp, TopicName};
+
+/// Where a reader begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum From {
+    /// At the first record that is left.
+    Earliest,
+    /// After the last record.
+    Latest,
+    /// At this offset.
+    Offset(Offset),
+    /// At the first record of this time or later; after the last record when there is none.
+    Timestamp(Timestamp),
+}
+
+/// Whole batches, as they stand in the log.
+#[derive(Debug, Clone)]
+pub struct Fetched {
+    /// The batches; the first may begin below the offset asked for. Empty at the high watermark.
+    pub batches: Bytes,
+    /// Where the next fetch begins.
+    pub next: Offset,
+    /// The end of what readers may see.
+    pub high_watermark: Offset,
+}
+
+impl Broker {
+    /// The offset at which a reader that begins at `from` begins.
+    ///
+    /// # Errors
+    /// See [`FetchError`]; an explicit offset must exist or be the next one.
+    pub async fn resolve(
+        &self,
+        topic: &TopicName,
+        partition: Partition,
+        from: From,
+    ) -> Result<Offset, FetchError> {
+        let found = self
+            .find_topic(topic)
+            .ok_or_else(|| FetchError::TopicNotFound(topic.clone()))?;
+        let handle = found.partition(partition)?;
+        let reader = handle.reader();
+        match from {
+            From::Earliest => Ok(reader.log_start()),
+            From::Latest => Ok(reader.high_watermark()),
+            From::Offset(asked) => {
+                let partition = handle.name().clone();
+                let (start, end) = (reader.log_start(), reader.high_watermark());
+                if asked < start {
+                    return Err(FetchError::Trimmed {
+                        partition,
+                        asked,
+                        start,
+                    });
+                }
+                if end < asked {
+                    return Err(FetchError::OutOfRange {
+                        partition,
+                        asked,
+                        end,
+                    });
+                }
+                Ok(asked)
+            }
+            From::Timestamp(time) => match handle.offset_for_timestamp(time).await {
+                Ok(found) => {
+                    Ok(found.map_or_else(|| reader.high_watermark(), |(offset, _)| offset))
+                }
+                Err(error) => Err(FetchError::from_read(
+                    handle.name(),
+                    reader.log_start(),
+                    error,
+                )),
+            },
+        }
+    }
+
+    /// Batches from the one that holds `from`, at most about `max_bytes` of them (at least one).
+    ///
+    /// # Errors
+    /// See [`FetchError`].
+    pub async fn fetch(
+        &self,
+        topic: &TopicName,
+        partition: Partition,
+        from: Offset,
+        max_bytes: usize,
+    ) -> Result<Fetched, FetchError> {
+        let found = self
+            .find_topic(topic)
+            .ok_or_else(|| FetchError::TopicNotFound(topic.clone()))?;
+        let handle = found.partition(partition)?;
+        let high_watermark = handle.reader().high_watermark();
+        if from == high_watermark {
+            return Ok(Fetched {
+                batches: Bytes::new(),
+                next: from,
+                high_watermark,
+            });
+        }
+        let batches = handle.read(from, max_bytes).await.map_err(|error| {
+            if let ReadError::Corrupt { .. } = error {
+                self.inner
+                    .stats
+                    .corrupt_reads
+                    .fetch_add(1, Ordering::Relaxed);
+            }
+            FetchError::from_read(handle.name(), from, error)
+        })?;
+        let next = end_of(&batches).unwrap_or(from);
+        self.inner
+            .stats
+            .records_out
+            .fetch_add(next.0.saturating_sub(from.0), Ordering::Relaxed);
+        self.inner
+            .stats
+            .bytes_out
+            .fetch_add(batches.len() as u64, Ordering::Relaxed);
+        Ok(Fetched {
+            batches,
+            next,
+            high_watermark: high_watermark.max(next),
+        })
+    }
+
+    /// Changes whenever readers of the topic may see more, or the topic goes away.
+    ///
+    /// # Errors
+    /// [`FetchError::TopicNotFound`].
+    pub fn progress(&self, topic: &TopicName) -> Result<watch::Receiver<u64>, FetchError> {
+        let found = self
+            .find_topic(topic)
+            .ok_or_else(|| FetchError::TopicNotFound(topic.clone()))?;
+        Ok(found.progress.subscribe())
+    }
+
+    /// Number of partitions of a topic.
+    ///
+    /// # Errors
+    /// [`FetchError::TopicNotFound`].
+    pub fn partition_count(&self, topic: &TopicName) -> Result<u32, FetchError> {
+        let found = self
+            .find_topic(topic)
+            .ok_or_else(|| FetchError::TopicNotFound(topic.clone()))?;
+        Ok(found.entry.settings.partitions)
+    }
+
+    /// First readable offset and high watermark of a partition.
+    ///
+    /// # Errors
+    /// See [`FetchError`].
+    pub fn bounds(
+        &self,
+        topic: &TopicName,
+        partition: Partition,
+    ) -> Result<(Offset, Offset), FetchError> {
+        let found = self
+            .find_topic(topic)
+            .ok_or_else(|| FetchError::TopicNotFound(topic.clone()))?;
+        let reader = found
+            .partition(partition)
+            .map_err(|e: UnknownPartition| e)?
+            .reader();
+        Ok((reader.log_start(), reader.high_watermark()))
+    }
+}
+
+/// Offset after the last batch.
+fn end_of(batches: &[u8]) -> Option<Offset> {
+    let (mut rest, mut end) = (batches, None);
+    while let Ok(header) = Header::parse(rest) {
+        end = Some(header.end_offset());
+        rest = rest.get(header.batch_len as usize..)?;
+    }
+    end
+}

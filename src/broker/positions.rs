@@ -1,0 +1,199 @@
+//! Durable positions: "the next message, please", for consumers that keep no state of their own.
+//!
+//! One task hands out the messages, one after another, so that no two callers of a group get the
+//! same one. The new position is on stable storage before the message is handed out: after a
+//! crash a group goes on behind the last message it was given (at most once).
+
+use std::sync::Weak;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::lifecycle::Inner;
+use super::topics::Topic;
+use super::{Broker, FetchError};
+use crate::metadata::Command;
+use crate::partition;
+use crate::record::{Batch, StoredRecord};
+use crate::storage::ReadError;
+use crate::types::{Offset, Partition, TopicName};
+
+pub(super) struct Request {
+    topic: TopicName,
+    group: String,
+    reply: oneshot::Sender<Result<Option<Consumed>, ConsumeError>>,
+}
+
+/// A message and where it stood.
+pub(super) type Consumed = (Partition, StoredRecord);
+
+/// Why the next message could not be handed out.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ConsumeError {
+    /// It could not be read.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// The position could not be kept; the message was not handed out.
+    #[error("the position of {group:?} in {topic} could not be kept: {reason}")]
+    Position {
+        /// Whose position.
+        group: String,
+        /// Where.
+        topic: TopicName,
+        /// What the metadata said.
+        reason: String,
+    },
+    /// The broker is closing.
+    #[error("the broker is closing")]
+    Closing,
+}
+
+impl Broker {
+    /// The next message of `group` in `topic`, waiting up to `wait` for one. A group begins at the
+    /// earliest message; a topic that does not exist has none.
+    ///
+    /// # Errors
+    /// See [`ConsumeError`].
+    pub async fn consume(
+        &self,
+        topic: &TopicName,
+        group: &str,
+        wait: Duration,
+    ) -> Result<Option<(Partition, StoredRecord)>, ConsumeError> {
+        let deadline = tokio::time::Instant::now() + wait;
+        loop {
+            // Subscribed before the look, so that a message that comes in between is not missed.
+            let progress = self.progress(topic);
+            let (reply, answer) = oneshot::channel();
+            let request = Request {
+                topic: topic.clone(),
+                group: group.to_owned(),
+                reply,
+            };
+            let sent = self.inner.position_requests.send(request).await;
+            sent.map_err(|_| ConsumeError::Closing)?;
+            if let Some(consumed) = answer.await.unwrap_or(Err(ConsumeError::Closing))? {
+                return Ok(Some(consumed));
+            }
+            let waited = match progress {
+                Ok(mut progress) => {
+                    let changed = async move { progress.changed().await.is_ok() };
+                    tokio::time::timeout_at(deadline, changed).await
+                }
+                Err(_) => Ok(false),
+            };
+            if waited != Ok(true) {
+                return Ok(None);
+            }
+        }
+    }
+}
+
+pub(super) async fn run(broker: Weak<Inner>, mut requests: mpsc::Receiver<Request>) {
+    let stop = match broker.upgrade() {
+        Some(inner) => inner.tasks.stopping(),
+        None => return,
+    };
+    loop {
+        let request = tokio::select! {
+            () = stop.cancelled() => return,
+            request = requests.recv() => request,
+        };
+        let (Some(request), Some(inner)) = (request, broker.upgrade()) else {
+            return;
+        };
+        let next = next(&Broker { inner }, &request.topic, &request.group).await;
+        let _ = request.reply.send(next);
+    }
+}
+
+async fn next(
+    broker: &Broker,
+    name: &TopicName,
+    group: &str,
+) -> Result<Option<Consumed>, ConsumeError> {
+    let Some(topic) = broker.find_topic(name) else {
+        return Ok(None);
+    };
+    let lost = |reason: String| ConsumeError::Position {
+        group: group.to_owned(),
+        topic: name.clone(),
+        reason,
+    };
+    let id = &broker.inner.options.id;
+    let positions = broker.inner.store.position(id, group, topic.entry.id).await;
+    let positions = positions.map_err(|error| lost(partition::chain(&error)))?;
+    let mut oldest: Option<Consumed> = None;
+    for (index, _) in topic.partitions.iter().enumerate() {
+        let partition = Partition(index as u32);
+        let at = positions
+            .iter()
+            .find(|(p, _)| *p == partition)
+            .map_or(Offset::ZERO, |(_, at)| *at);
+        let Some(record) = record_at(broker, &topic, partition, at).await? else {
+            continue;
+        };
+        if oldest
+            .as_ref()
+            .is_none_or(|(_, other)| record.timestamp < other.timestamp)
+        {
+            oldest = Some((partition, record));
+        }
+    }
+    let Some((partition, record)) = oldest else {
+        return Ok(None);
+    };
+    let command = Command::SetPosition {
+        broker: id.clone(),
+        group: group.to_owned(),
+        topic_id: topic.entry.id,
+        partition,
+        offset: Offset(record.offset.0 + 1),
+        at: broker.inner.clock.now(),
+    };
+    let kept = broker.inner.store.apply(command).await;
+    kept.map_err(|error| lost(partition::chain(&error)))?;
+    Ok(Some((partition, record)))
+}
+
+/// The first record at `at` or later; what was deleted in the meantime is passed over.
+async fn record_at(
+    broker: &Broker,
+    topic: &Topic,
+    partition: Partition,
+    at: Offset,
+) -> Result<Option<StoredRecord>, FetchError> {
+    let handle = topic.partition(partition)?;
+    let at = at.max(handle.reader().log_start());
+    if handle.reader().high_watermark() <= at {
+        return Ok(None);
+    }
+    let name = &topic.entry.name;
+    let fetched = match broker.fetch(name, partition, at, 1).await {
+        // Trimmed in between: the next call begins behind the trim.
+        Err(FetchError::Trimmed { .. }) => return Ok(None),
+        fetched => fetched?,
+    };
+    let corrupt = || FetchError::from_read(handle.name(), at, ReadError::Corrupt { offset: at });
+    let batch = Batch::take(&mut fetched.batches.clone()).map_err(|_| corrupt())?;
+    batch.verify().map_err(|_| corrupt())?;
+    let unpacked = batch.unpack().map_err(|_| corrupt())?;
+    for record in unpacked.records() {
+        let record = record.map_err(|_| corrupt())?;
+        if at <= record.offset {
+            return Ok(Some(record.to_stored()));
+        }
+    }
+    Ok(None)
+}
+
+impl ConsumeError {
+    /// The code on the wire.
+    pub fn code(&self) -> crate::types::Code {
+        match self {
+            Self::Fetch(error) => error.code(),
+            Self::Position { .. } => crate::types::Code::Internal,
+            Self::Closing => crate::types::Code::NotReady,
+        }
+    }
+}

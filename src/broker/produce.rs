@@ -1,0 +1,288 @@
+//! Taking records in.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::future::try_join_all;
+
+use super::topics::Topic;
+use super::{Broker, ProduceError};
+use crate::partition::{AppendRequest, Appended, PartitionHandle};
+use crate::record::{Batch, BatchBuilder, Codec, Producer, Record, partition_for_key};
+use crate::types::{Compression, Offset, Partition, Timestamp, TimestampType, TopicName, limits};
+
+/// What a producer waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Acks {
+    /// Every in-sync replica has the records, as durably as the topic asks for.
+    #[default]
+    All,
+    /// The leader has them, as durably as the topic asks for.
+    Leader,
+    /// Nothing: the records are accepted for processing.
+    None,
+}
+
+/// The place of one record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placed {
+    /// Partition.
+    pub partition: Partition,
+    /// Offset within it.
+    pub offset: Offset,
+    /// Time of the record.
+    pub timestamp: Timestamp,
+}
+
+/// Chooses a partition for records without a key: the same one for a while, so that small requests
+/// share a write and an fdatasync, then the next (KIP-480).
+#[derive(Debug, Default)]
+pub(super) struct Sticky(AtomicU64);
+
+/// Bytes after which keyless records move on to the next partition.
+const STICKY_BYTES: u64 = 64 * 1024;
+
+impl Sticky {
+    fn choose(&self, bytes: usize, partitions: u32) -> u32 {
+        let before = self.0.fetch_add(bytes as u64, Ordering::Relaxed);
+        ((before / STICKY_BYTES) % u64::from(partitions.max(1))) as u32
+    }
+}
+
+struct Pending {
+    partition: u32,
+    builder: BatchBuilder,
+    /// Indexes of the request's records, in the order in which they were added.
+    indexes: Vec<usize>,
+}
+
+impl Broker {
+    /// Appends records: those of one partition together or not at all. A topic that does not exist
+    /// is created, if the broker allows it.
+    ///
+    /// Answers one place per record, in the order given; none with [`Acks::None`].
+    ///
+    /// # Errors
+    /// See [`ProduceError`]. Nothing is appended anywhere if any record is invalid.
+    pub async fn produce(
+        &self,
+        topic: &TopicName,
+        records: Vec<(Option<Partition>, Record)>,
+        acks: Acks,
+        expected: Option<Offset>,
+    ) -> Result<Vec<Placed>, ProduceError> {
+        self.check_space()?;
+        let topic = self.topic_for_produce(topic).await?;
+        let now = self.inner.clock.now();
+        let pending = distribute(&topic, &records, now)?;
+        if expected.is_some() && 1 < pending.len() {
+            return Err(ProduceError::ExpectedSpansPartitions);
+        }
+        let codec = match topic.entry.settings.compression {
+            Compression::Zstd => Codec::Zstd,
+            Compression::Producer => Codec::None,
+        };
+        let mut requests = Vec::with_capacity(pending.len());
+        for group in pending {
+            let handle = topic.partition(Partition(group.partition))?;
+            if limits::BATCH_BYTES < group.builder.batch_len() {
+                return Err(ProduceError::TooLarge {
+                    partition: handle.name().clone(),
+                });
+            }
+            let Some(batch) = group.builder.build(codec, Producer::default()) else {
+                continue;
+            };
+            requests.push((
+                handle,
+                AppendRequest {
+                    batches: vec![owned(batch)],
+                    expected,
+                },
+                group.indexes,
+            ));
+        }
+        let append_time = topic.entry.settings.timestamp_type == TimestampType::Append;
+        let mut placed = vec![None; records.len()];
+        let (requests, indexes): (Vec<_>, Vec<_>) = requests
+            .into_iter()
+            .map(|(handle, request, indexes)| ((handle, request), indexes))
+            .unzip();
+        for (appended, indexes) in append_all(requests, acks).await?.into_iter().zip(indexes) {
+            let (partition, Some(batch)) = (appended.0, appended.1.first()) else {
+                continue;
+            };
+            for (delta, index) in indexes.into_iter().enumerate() {
+                let own = records[index].1.timestamp.unwrap_or(now);
+                placed[index] = Some(Placed {
+                    partition,
+                    offset: Offset(batch.base_offset.0 + delta as u64),
+                    timestamp: if append_time { batch.append_time } else { own },
+                });
+            }
+        }
+        Ok(placed.into_iter().flatten().collect())
+    }
+
+    /// Appends batches as they are, all to one partition and together or not at all. Their
+    /// checksums and records are verified first; the bytes are not encoded again unless the topic
+    /// asks for compression.
+    ///
+    /// # Errors
+    /// See [`ProduceError`].
+    pub async fn produce_batches(
+        &self,
+        topic: &TopicName,
+        partition: Option<Partition>,
+        batches: Vec<Batch>,
+        acks: Acks,
+        expected: Option<Offset>,
+    ) -> Result<Vec<(Partition, Appended)>, ProduceError> {
+        self.check_space()?;
+        let topic = self.topic_for_produce(topic).await?;
+        let settings = &topic.entry.settings;
+        let bytes = batches
+            .iter()
+            .map(|batch| batch.bytes().len())
+            .sum::<usize>();
+        let partition =
+            partition.unwrap_or_else(|| Partition(topic.sticky.choose(bytes, settings.partitions)));
+        let handle = topic.partition(partition)?;
+        if limits::BATCH_BYTES < bytes {
+            return Err(ProduceError::TooLarge {
+                partition: handle.name().clone(),
+            });
+        }
+        let compress = settings.compression == Compression::Zstd;
+        let max = settings.max_record_bytes;
+        // Checking sums and parses every byte: large bodies leave the async threads alone.
+        let batches = if bytes < INLINE_CHECK {
+            checked(batches, max, compress)?
+        } else {
+            match tokio::task::spawn_blocking(move || checked(batches, max, compress)).await {
+                Ok(batches) => batches?,
+                Err(_) => return Err(super::TopicError::Closing.into()),
+            }
+        };
+        if batches.is_empty() {
+            return Ok(Vec::new());
+        }
+        let request = AppendRequest { batches, expected };
+        let mut appended = append_all(vec![(handle, request)], acks).await?;
+        Ok(appended
+            .pop()
+            .map_or_else(Vec::new, |(partition, batches)| {
+                batches
+                    .into_iter()
+                    .map(|batch| (partition, batch))
+                    .collect()
+            }))
+    }
+}
+
+/// Bytes up to which batches are checked on the spot.
+const INLINE_CHECK: usize = 64 * 1024;
+
+fn checked(
+    batches: Vec<Batch>,
+    max_record_bytes: u32,
+    compress: bool,
+) -> Result<Vec<BytesMut>, ProduceError> {
+    let mut out = Vec::with_capacity(batches.len());
+    for (index, batch) in batches.into_iter().enumerate() {
+        batch
+            .check(max_record_bytes)
+            .map_err(|source| ProduceError::Batch { index, source })?;
+        let smaller = match (compress, batch.header.codec) {
+            (true, Codec::None) => batch
+                .compressed(3)
+                .map_err(|source| ProduceError::Batch { index, source })?,
+            _ => None,
+        };
+        out.push(owned(smaller.unwrap_or(batch)));
+    }
+    Ok(out)
+}
+
+/// The batch's bytes to write into: copied only if somebody else still holds them.
+fn owned(batch: Batch) -> BytesMut {
+    Bytes::from(batch)
+        .try_into_mut()
+        .unwrap_or_else(|shared| BytesMut::from(shared.as_ref()))
+}
+
+fn distribute(
+    topic: &Topic,
+    records: &[(Option<Partition>, Record)],
+    now: Timestamp,
+) -> Result<Vec<Pending>, ProduceError> {
+    let settings = &topic.entry.settings;
+    let mut keyless = None;
+    let mut pending: Vec<Pending> = Vec::new();
+    for (index, (partition, record)) in records.iter().enumerate() {
+        record
+            .check(settings.max_record_bytes)
+            .map_err(|source| ProduceError::Record { index, source })?;
+        let partition = match (partition, &record.key) {
+            (Some(partition), _) => topic.check_partition(*partition)?.0,
+            (None, Some(key)) => partition_for_key(key, settings.partitions),
+            (None, None) => *keyless.get_or_insert_with(|| {
+                let bytes = records.iter().map(|(_, record)| record.size() + 64).sum();
+                topic.sticky.choose(bytes, settings.partitions)
+            }),
+        };
+        let found = pending
+            .iter()
+            .position(|group| group.partition == partition);
+        let group = found.unwrap_or_else(|| {
+            let builder = BatchBuilder::with_capacity(if records.len() == 1 {
+                record.size() + 64
+            } else {
+                4096
+            });
+            pending.push(Pending {
+                partition,
+                builder,
+                indexes: Vec::new(),
+            });
+            pending.len() - 1
+        });
+        pending[group].builder.push(record, now);
+        pending[group].indexes.push(index);
+    }
+    Ok(pending)
+}
+
+type PartitionAppended = (Partition, Vec<Appended>);
+
+async fn append_all(
+    requests: Vec<(&PartitionHandle, AppendRequest)>,
+    acks: Acks,
+) -> Result<Vec<PartitionAppended>, ProduceError> {
+    if acks == Acks::None {
+        for (handle, request) in requests {
+            handle.append_unacknowledged(request)?;
+        }
+        return Ok(Vec::new());
+    }
+    if let [(handle, _)] = requests[..] {
+        let mut requests = requests;
+        let Some((_, request)) = requests.pop() else {
+            return Ok(Vec::new());
+        };
+        let appended = handle.append(request).await?;
+        return Ok(vec![(handle.name().partition, appended)]);
+    }
+    let appends = requests.into_iter().map(|(handle, request)| async move {
+        Ok::<_, ProduceError>((handle.name().partition, handle.append(request).await))
+    });
+    let done = try_join_all(appends).await?;
+    let some_appended = done.iter().any(|(_, result)| result.is_ok());
+    done.into_iter()
+        .map(|(partition, result)| match result {
+            Ok(appended) => Ok((partition, appended)),
+            Err(error) if some_appended => Err(ProduceError::Partial(error)),
+            Err(error) => Err(error.into()),
+        })
+        .collect()
+}
