@@ -9,6 +9,8 @@ mod header;
 mod partitioner;
 mod payload;
 pub mod seal;
+#[cfg(test)]
+mod tests;
 mod varint;
 
 pub use batch::{Assignment, Batch, BatchError, assign, split_batches};
