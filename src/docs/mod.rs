@@ -2,3 +2,9 @@
 
 #[doc = include_str!("log_format.md")]
 pub mod log_format {}
+
+#[doc = include_str!("architecture.md")]
+pub mod architecture {}
+
+#[doc = include_str!("delivery.md")]
+pub mod delivery {}
