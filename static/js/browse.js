@@ -2,7 +2,7 @@
 // place they are shown in the order of the log.
 
 import * as api from "./api.js";
-import { announce, button, field, h, notice, saveFile, select } from "./dom.js";
+import { announce, button, curlHint, field, h, notice, saveFile, select } from "./dom.js";
 import { compact, plural, time } from "./format.js";
 import { partitionChoice } from "./partition.js";
 import { decode, recordHead, recordLine } from "./record.js";
@@ -67,7 +67,7 @@ export function browse(root, signal, topic, partitions) {
     const any = partitions().some((p) => p.log_start < p.high_watermark && (wanted.partition === null || p.partition === wanted.partition));
     if (any) return notice("empty", "No messages from there on", "Read from the newest or from the beginning instead.");
     return notice("empty", "No messages yet", "Produce one with the form, or from a terminal:",
-      h("pre", { class: "code" }, `curl -d 'hello' ${location.origin}/v1/topics/${topic.name}/publish`));
+      curlHint(topic.name));
   }
 
   function offerMore(label, step) {

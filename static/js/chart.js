@@ -1,4 +1,4 @@
-// A line chart of the last two minutes, drawn as SVG. What it shows is also in its legend as text.
+// A line chart of the last moments, two minutes at most, drawn as SVG. What it shows is also in its legend as text.
 
 import { h, setText, svg } from "./dom.js";
 import { WINDOW_MS } from "./monitor.js";
@@ -6,6 +6,8 @@ import { WINDOW_MS } from "./monitor.js";
 const HEIGHT = 128;
 const TOP = 16;
 const BOTTOM = 4;
+/** A chart with less of a past than this leaves room for it. */
+const SHORTEST_MS = 30_000;
 /** Two samples further apart than this are not joined: nobody was looking in between. */
 const GAP_MS = 4000;
 
@@ -39,7 +41,7 @@ export function chart({ title, series, format, floor = 1, base = 10 }) {
     grid.map((g) => [g.line, g.label]),
     svg("line", { class: "chart-base", x1: 0, x2: "100%", y1: HEIGHT - BOTTOM, y2: HEIGHT - BOTTOM }),
     lines.map((l) => l.area), lines.map((l) => l.line), cursor, lines.map((l) => l.dot));
-  const since = h("span", {}, "2 min ago");
+  const since = h("span", {});
   const element = h("figure", { class: "card chart" },
     h("figcaption", { class: "chart-head" },
       h("h2", {}, title),
@@ -56,7 +58,8 @@ export function chart({ title, series, format, floor = 1, base = 10 }) {
     if (width === 0) return;
     const end = samples.at(-1)?.at ?? 0;
     const top = ceiling(Math.max(floor, ...samples.flatMap((s) => series.map((one) => one.of(s)))), base);
-    const x = (at) => width - ((end - at) / WINDOW_MS) * width;
+    const reach = Math.min(WINDOW_MS, Math.max(SHORTEST_MS, end - (samples[0]?.at ?? end)));
+    const x = (at) => width - ((end - at) / reach) * width;
     const y = (value) => HEIGHT - BOTTOM - (value / top) * (HEIGHT - TOP - BOTTOM);
     for (const { share, line, label } of grid) {
       const at = y(top * share);
@@ -101,7 +104,7 @@ export function chart({ title, series, format, floor = 1, base = 10 }) {
       cursor.setAttribute("x2", x(shown.at));
       setText(since, `${Math.round((end - shown.at) / 1000)} s ago`);
     } else {
-      setText(since, "2 min ago");
+      setText(since, reach === WINDOW_MS ? "2 min ago" : `${Math.round(reach / 1000)} s ago`);
     }
   }
 

@@ -108,6 +108,11 @@ export function notice(kind, title, detail, ...actions) {
     actions.length > 0 && h("div", { class: "row" }, actions));
 }
 
+/** The command that sends a first message to `topic`. */
+export function curlHint(topic) {
+  return h("pre", { class: "code", tabindex: "0", "aria-label": "Command for a terminal" }, `curl -d 'hello' ${location.origin}/v1/topics/${topic}/publish`);
+}
+
 /**
  * A table that is updated in place. Columns: `label`, `align`, and either `text(row)`, read on each
  * update, or `node(row)`, built once per row so that focus inside it survives.

@@ -1,7 +1,7 @@
 // The node at a glance: health, live throughput, and what the disk and the memory are used for.
 
 import { chart } from "./chart.js";
-import { h, notice, setText } from "./dom.js";
+import { curlHint, h, notice, setText } from "./dom.js";
 import { bytes, compact, count, percent, plural, span, time } from "./format.js";
 import { watch } from "./monitor.js";
 
@@ -83,10 +83,9 @@ export function overview(root, signal) {
   const saving = meter("Log compression", ["Stored", "Saved"]);
   const facts = h("dl", { class: "facts" });
   const about = h("section", { class: "card" }, h("h2", {}, "Node"), facts);
-  const welcome = h("div", { hidden: true }, notice("empty", "No topics yet",
+  const welcome = h("div", { class: "welcome", hidden: true }, notice("empty", "No topics yet",
     "Create the first one here, or send a message with curl: the topic is made on first use.",
-    h("a", { class: "button primary", href: "#/topics" }, "Go to topics")),
-    h("pre", { class: "code" }, `curl -d 'hello' ${location.origin}/v1/topics/greetings/publish`));
+    h("a", { class: "button primary", href: "#/topics" }, "Go to topics"), curlHint("greetings")));
 
   root.append(
     h("div", { class: "page-head" }, h("div", {}, h("h1", { tabindex: "-1" }, "Overview"), subtitle)),
@@ -118,8 +117,8 @@ export function overview(root, signal) {
     state.element.dataset.state = error ? "down" : node.state === "ready" ? "ready" : "degraded";
     state.set(error ? "Unreachable" : node.state === "ready" ? "Ready" : "Degraded", error || node.state === "ready" ? "" : node.state);
     topics.set(count(node.topics), plural(node.partitions, "partition"));
-    written.set(exactOrCompact(node.records_in), `${bytes(node.bytes_in)} since the start`);
-    read.set(exactOrCompact(node.records_out), `${bytes(node.bytes_out)} since the start`);
+    written.set(exactOrCompact(node.records_in), `${bytes(node.bytes_in)} since start`);
+    read.set(exactOrCompact(node.records_out), `${bytes(node.bytes_out)} since start`);
     memory.set(bytes(node.memory), "resident");
     connections.set(count(node.connections), `${exactOrCompact(node.requests)} requests`);
     const other = Math.max(0, node.disk_total - node.disk_free - node.bytes);

@@ -37,9 +37,7 @@ export function tail(root, signal, topic) {
   }
 
   function paintCounts() {
-    const parts = [`${count(arrived)} received`];
-    if (0 < skipped) parts.push(`${count(skipped)} not shown: only the last ${MOST} are kept`);
-    setText(seen, parts.join(", "));
+    setText(seen, `${count(arrived)} received${0 < skipped ? `, the last ${MOST} kept` : ""}`);
   }
 
   function paintPause() {

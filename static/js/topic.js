@@ -102,7 +102,7 @@ export async function topic(root, signal, name, tab) {
   const panel = h("div", {});
   const visible = () => sum(partitions, (p) => p.high_watermark - p.log_start);
   head.append(h("div", { class: "row" },
-    button("Delete", { icon: "trash", kind: "quiet-danger", onclick: () => deleteDialog(name, visible()) })));
+    button("Delete", { icon: "trash", kind: "quiet-danger", title: "Delete this topic", onclick: () => deleteDialog(name, visible()) })));
   body.replaceChildren(
     h("dl", { class: "figures" }, Object.values(figures).map((one) => one.element)),
     errors,

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { FormError, formDialog } from "./dialog.js";
-import { announce, button, field, h, notice, poll, setText, table, toast } from "./dom.js";
+import { announce, button, curlHint, field, h, notice, poll, setText, table, toast } from "./dom.js";
 import { bytes, compact, count, plural } from "./format.js";
 import { retention, settingsForm } from "./settings.js";
 
@@ -95,9 +95,9 @@ export function topics(root, signal) {
     if (rows.length === 0) {
       const nothing = wanted === ""
         ? notice("empty", "No topics yet", "Create one, or send a message with curl: the topic is made on first use.",
-          button("Create a topic", { icon: "plus", kind: "primary", onclick: createDialog }))
+          button("Create a topic", { icon: "plus", kind: "primary", onclick: createDialog }), curlHint("greetings"))
         : notice("empty", `No topic begins with “${wanted}”`, "Names are compared letter by letter, capitals included.");
-      body.replaceChildren(nothing, wanted === "" ? h("pre", { class: "code" }, `curl -d 'hello' ${location.origin}/v1/topics/greetings/publish`) : "");
+      body.replaceChildren(nothing);
     } else {
       list.update(rows);
       if (body.firstChild !== card) body.replaceChildren(card);
