@@ -1,3 +1,5 @@
+//! Brokers of the console routes.
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 

@@ -1,3 +1,5 @@
+//! The node and its health.
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 

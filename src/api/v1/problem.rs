@@ -1,3 +1,5 @@
+//! Problem documents (RFC 9457).
+
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};

@@ -1,3 +1,5 @@
+//! Records, produced and read.
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};

@@ -1,3 +1,5 @@
+//! Topics and partitions.
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
