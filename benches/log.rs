@@ -9,9 +9,9 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use pilgrimage::Broker;
-use pilgrimage::broker::Acks;
 use pilgrimage::record::{BatchBuilder, Codec, Producer, Record};
 use pilgrimage::storage::{FileCache, LogOptions, PartitionLog, StdDisk};
+use pilgrimage::types::Acks;
 use pilgrimage::types::{
     Compression, LeaderEpoch, Offset, Partition, Timestamp, TopicId, TopicName,
 };

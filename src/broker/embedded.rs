@@ -7,12 +7,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::positions::ConsumeError;
-use super::{Acks, Broker, FetchError, From as ReadFrom, OpenError, Options, Placed, ProduceError};
+use super::{Broker, FetchError, From as ReadFrom, OpenError, Options, Placed, ProduceError};
 use super::{TopicDescription, TopicError};
 use crate::api::v1::DEFAULT_GROUP;
 use crate::record::{Batch, Record, StoredRecord};
 use crate::storage::ReadError;
-use crate::types::{InvalidName, Offset, Partition, TopicName, TopicPartition, TopicPatch};
+use crate::types::{Acks, InvalidName, Offset, Partition, TopicName, TopicPartition, TopicPatch};
 
 impl Broker {
     /// Opens the broker `id` in the directory `storage`. Topics that say nothing else get

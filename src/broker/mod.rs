@@ -11,13 +11,14 @@ mod produce;
 mod status;
 mod topics;
 
+pub use crate::types::Acks;
 pub use brokers::{BrokerError, Brokers, StartOptions};
 pub use embedded::Subscription;
 pub use error::{FetchError, OpenError, ProduceError, TopicError, UnknownPartition};
 pub use fetch::{Fetched, From};
 pub use lifecycle::Options;
 pub use positions::ConsumeError;
-pub use produce::{Acks, Placed};
+pub use produce::Placed;
 pub use status::Status;
 pub use topics::{PartitionStatus, TopicDescription};
 

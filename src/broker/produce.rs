@@ -9,19 +9,9 @@ use super::topics::Topic;
 use super::{Broker, ProduceError};
 use crate::partition::{AppendRequest, Appended, PartitionHandle};
 use crate::record::{Batch, BatchBuilder, Codec, Producer, Record, partition_for_key};
-use crate::types::{Compression, Offset, Partition, Timestamp, TimestampType, TopicName, limits};
-
-/// What a producer waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Acks {
-    /// Every in-sync replica has the records, as durably as the topic asks for.
-    #[default]
-    All,
-    /// The leader has them, as durably as the topic asks for.
-    Leader,
-    /// Nothing: the records are accepted for processing.
-    None,
-}
+use crate::types::{
+    Acks, Compression, Offset, Partition, Timestamp, TimestampType, TopicName, limits,
+};
 
 /// The place of one record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

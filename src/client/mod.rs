@@ -38,11 +38,12 @@ use bytes::Bytes;
 use reqwest::{Method, RequestBuilder, Response, Url};
 use serde::de::DeserializeOwned;
 
+pub use crate::types::Acks;
 pub use brokers::NO_MESSAGES;
 pub use error::ClientError;
 pub use position::{InvalidPosition, Next, Start};
 pub use read::{RawRecord, Read};
-pub use records::{Acks, ProduceOptions, Publish};
+pub use records::{ProduceOptions, Publish};
 pub use stream::{Batches, Follow, ReadBatches};
 pub use topics::{Creation, ListTopics};
 

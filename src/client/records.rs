@@ -13,30 +13,7 @@ use crate::api::v1::{
     StreamAck,
 };
 use crate::record::Batch;
-use crate::types::{Offset, Partition, Timestamp, TopicName};
-
-/// What must hold before the node acknowledges.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Acks {
-    /// What the topic's durability says, on every in-sync replica.
-    #[default]
-    All,
-    /// The same on the leader alone.
-    Leader,
-    /// Nothing: the answer comes at once and says nothing of where the records went.
-    None,
-}
-
-impl Acks {
-    /// As the wire writes it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::All => "all",
-            Self::Leader => "leader",
-            Self::None => "none",
-        }
-    }
-}
+use crate::types::{Acks, Offset, Partition, Timestamp, TopicName};
 
 /// How to produce.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

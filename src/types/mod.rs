@@ -14,5 +14,5 @@ pub use code::{Code, Outcome};
 pub use name::{BrokerId, InvalidName, TopicName};
 pub use position::{LeaderEpoch, Offset, Partition, Timestamp, TopicId, TopicPartition};
 pub use settings::{
-    Compression, Durability, InvalidSettings, TimestampType, TopicPatch, TopicSettings,
+    Acks, Compression, Durability, InvalidSettings, TimestampType, TopicPatch, TopicSettings,
 };

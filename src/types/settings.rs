@@ -27,6 +27,30 @@ pub enum Durability {
     Replicated,
 }
 
+/// What a producer waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Acks {
+    /// Every in-sync replica has the records, as durably as the topic asks for.
+    #[default]
+    All,
+    /// The leader has them, as durably as the topic asks for.
+    Leader,
+    /// Nothing: the answer comes at once, says nothing of where the records went, and they may be lost.
+    None,
+}
+
+impl Acks {
+    /// As the wire writes it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Leader => "leader",
+            Self::None => "none",
+        }
+    }
+}
+
 /// Which time a record carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]

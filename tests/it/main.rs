@@ -1,0 +1,10 @@
+//! Promises of the real binary: real processes, real sockets, real files.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    unreachable_pub
+)]
+
+mod crash;
+mod support;

@@ -1,0 +1,142 @@
+//! Starts the real binary and waits for conditions.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use pilgrimage::client::Client;
+
+/// The binary under test.
+pub const BINARY: &str = env!("CARGO_BIN_EXE_pilgrimage");
+
+/// How long a condition may take before the test fails: generous, since machines are shared.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running node. Killed when dropped.
+#[derive(Debug)]
+pub struct Node {
+    process: Child,
+    url: String,
+    storage: PathBuf,
+    // Removed after the process has ended.
+    _temporary: Option<tempfile::TempDir>,
+}
+
+impl Node {
+    /// A node on a free port with a storage of its own.
+    pub async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut node = Self::start_in(&dir.path().join("data"), &[]).await;
+        node._temporary = Some(dir);
+        node
+    }
+
+    /// A node on a free port over `storage`, ready when this returns.
+    pub async fn start_in(storage: &Path, arguments: &[&str]) -> Self {
+        let port = free_port();
+        let mut process = command(storage.parent().unwrap())
+            .args([
+                "start",
+                "--listen",
+                &format!("127.0.0.1:{port}"),
+                "--storage",
+            ])
+            .arg(storage)
+            .args(arguments)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let url = format!("http://127.0.0.1:{port}");
+        let client = Client::new(&url).unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        while client.readyz().await.is_err() {
+            if let Some(status) = process.try_wait().unwrap() {
+                panic!("the node ended with {status} before it was ready");
+            }
+            assert!(Instant::now() < deadline, "the node did not get ready");
+            tokio::time::sleep(Duration::from_millis(5)).await; // wait_until
+        }
+        Self {
+            process,
+            url,
+            storage: storage.to_owned(),
+            _temporary: None,
+        }
+    }
+
+    pub fn url(&self) -> String {
+        self.url.clone()
+    }
+
+    pub fn client(&self) -> Client {
+        Client::new(&self.url).unwrap()
+    }
+
+    pub fn storage(&self) -> &Path {
+        &self.storage
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// SIGKILL: no goodbye, no flush.
+    pub fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// SIGTERM, and the exit status that follows.
+    pub fn terminate(&mut self) -> ExitStatus {
+        let pid = self.pid().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the node did not stop");
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The binary, with its state kept inside `dir`.
+pub fn command(dir: &Path) -> Command {
+    let mut command = Command::new(BINARY);
+    command
+        .env("PILGRIMAGE_STATE_DIR", dir.join("state"))
+        .env_remove("PILGRIMAGE_URL");
+    command
+}
+
+/// A port that nobody listens on at the moment.
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
+
+/// Polls until `condition` holds; fails with `what` when it takes too long.
+pub async fn wait_until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition().await {
+        assert!(Instant::now() < deadline, "{what} did not happen");
+        tokio::time::sleep(Duration::from_millis(5)).await; // wait_until
+    }
+}
