@@ -23,7 +23,7 @@ VOLUME /data
 EXPOSE 8080
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 \
-    CMD ["pilgrimage", "node", "--url", "http://127.0.0.1:8080"]
+    CMD ["pilgrimage", "status", "--url", "http://127.0.0.1:8080"]
 ENTRYPOINT ["pilgrimage"]
 # Loopback is the default inside the container, too: to listen for others is a decision that whoever runs it spells
 # out, as docker-compose.yml does.

@@ -7,4 +7,5 @@
 )]
 
 mod crash;
+mod real_input;
 mod support;
