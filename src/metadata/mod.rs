@@ -11,6 +11,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod view;
+mod wal;
 
 pub use command::{Applied, Command, Rejected};
 pub use store::{ApplyError, Closed, Identity, OpenError, Store};

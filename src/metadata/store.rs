@@ -20,6 +20,7 @@ use super::command::{Applied, Command, Rejected};
 use super::rows::{self, ReadError};
 use super::state::{Change, State};
 use super::view::View;
+use super::wal;
 use crate::types::{BrokerId, Code, Offset, Partition, TopicId};
 
 /// Messages that may wait for the owner; whoever sends one more waits for room.
@@ -165,6 +166,7 @@ impl Store {
         options: SqliteConnectOptions,
     ) -> Result<Self, OpenError> {
         let failed = |error| open_error(path, error);
+        check_wal(path).await?;
         let mut conn = options.connect().await.map_err(failed)?;
         check_application(path, &mut conn).await?;
         let health = query("PRAGMA quick_check(1)")
@@ -331,6 +333,22 @@ fn migrations() -> Migrator {
             })
             .collect(),
     )
+}
+
+async fn check_wal(path: &Path) -> Result<(), OpenError> {
+    let mut wal = path.as_os_str().to_owned();
+    wal.push("-wal");
+    match tokio::fs::read(wal).await {
+        Ok(bytes) => wal::check(&bytes).map_err(|why| OpenError::Damaged {
+            path: path.into(),
+            why,
+        }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(OpenError::Storage {
+            path: path.into(),
+            source: error.into(),
+        }),
+    }
 }
 
 async fn check_application(path: &Path, conn: &mut SqliteConnection) -> Result<(), OpenError> {

@@ -258,3 +258,86 @@ async fn damaged_files_are_refused_or_harmless_and_never_panic() {
     std::fs::write(image.path(), &whole[..whole.len() / 2]).unwrap();
     assert!(refusal(&image.path()).await.contains(" is damaged: "));
 }
+
+/// The files of a running store, as a dead process leaves them.
+async fn image_of_a_dead_process(commands: &[Command]) -> (Vec<u8>, Vec<u8>, Arc<View>) {
+    let place = Place::new();
+    let store = place.open().await;
+    for command in commands {
+        store.apply(command.clone()).await.ok();
+    }
+    let wal = place.directory.path().join("metadata.db-wal");
+    let image = (
+        std::fs::read(place.path()).unwrap(),
+        std::fs::read(wal).unwrap(),
+    );
+    (image.0, image.1, current(&store))
+}
+
+async fn open_image(database: &[u8], wal: &[u8]) -> Result<Arc<View>, OpenError> {
+    let place = Place::new();
+    std::fs::write(place.path(), database).unwrap();
+    std::fs::write(place.directory.path().join("metadata.db-wal"), wal).unwrap();
+    let store = Store::open(&place.path()).await?;
+    let view = current(&store);
+    store.close().await;
+    Ok(view)
+}
+
+#[tokio::test]
+async fn a_damaged_write_ahead_log_loses_no_more_than_a_torn_one() {
+    let (database, wal, view) = image_of_a_dead_process(&history()).await;
+    assert_eq!(open_image(&database, &wal).await.unwrap(), view);
+
+    let (mut refused, mut shortened) = (0, 0);
+    for at in (0..wal.len()).step_by(509) {
+        let mut bytes = wal.clone();
+        bytes[at] ^= 1 << (at % 8);
+        match open_image(&database, &bytes).await {
+            Err(OpenError::Damaged { why, .. }) => {
+                assert!(why.contains("write-ahead log"), "byte {at}: {why}");
+                refused += 1;
+            }
+            Err(other) => panic!("byte {at}: {other:?}"),
+            Ok(opened) if opened == view => {}
+            Ok(opened) => {
+                assert!(
+                    view.applied <= opened.applied + 2,
+                    "byte {at} lost {:?}",
+                    opened.applied
+                );
+                shortened += 1;
+            }
+        }
+    }
+    assert!(
+        shortened < refused,
+        "{shortened} opened short, {refused} refused"
+    );
+}
+
+#[tokio::test]
+async fn a_torn_write_ahead_log_opens_with_what_is_whole() {
+    let (database, wal, view) = image_of_a_dead_process(&history()).await;
+    let mut applied = 0;
+    for length in (0..=wal.len()).step_by(1031).chain([wal.len()]) {
+        let opened = open_image(&database, &wal[..length]).await.unwrap();
+        assert!(
+            applied <= opened.applied,
+            "{length} bytes show less than fewer did"
+        );
+        applied = opened.applied;
+
+        // A crash may also leave zeros where the end of the last transaction was to be.
+        let mut zeros = wal[..length].to_vec();
+        zeros.resize(wal.len(), 0);
+        if 32 <= length {
+            assert_eq!(
+                open_image(&database, &zeros).await.unwrap(),
+                opened,
+                "{length} bytes, then zeros"
+            );
+        }
+    }
+    assert_eq!(applied, view.applied);
+}
