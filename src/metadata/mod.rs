@@ -4,6 +4,7 @@
 //! commands to a transaction, by the one task that owns the database ([`Store`]). Requests read
 //! the [`View`], never SQL.
 
+mod chunked;
 mod command;
 mod rows;
 mod state;

@@ -1,11 +1,11 @@
 //! What readers see: an immutable snapshot, cheap to take and to keep.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::chunked::ChunkedMap;
 use crate::types::{LeaderEpoch, Timestamp, TopicId, TopicName, TopicSettings};
 
 /// A topic.
@@ -49,8 +49,8 @@ pub struct Epoch {
 /// id is both live and deleted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Topics {
-    pub(super) by_name: BTreeMap<TopicName, Arc<TopicEntry>>,
-    pub(super) by_id: BTreeMap<TopicId, Arc<TopicEntry>>,
+    pub(super) by_name: ChunkedMap<TopicName, Arc<TopicEntry>>,
+    pub(super) by_id: ChunkedMap<TopicId, Arc<TopicEntry>>,
     pub(super) deleted: BTreeMap<TopicId, Arc<DeletedTopic>>,
     /// Partitions of the live topics.
     pub(super) partitions: u64,
@@ -80,7 +80,7 @@ impl View {
     }
 
     /// All topics, by name.
-    pub fn topics(&self) -> impl ExactSizeIterator<Item = &Arc<TopicEntry>> + DoubleEndedIterator {
+    pub fn topics(&self) -> impl DoubleEndedIterator<Item = &Arc<TopicEntry>> {
         self.topics.by_name.values()
     }
 
@@ -89,10 +89,7 @@ impl View {
         &self,
         name: &TopicName,
     ) -> impl DoubleEndedIterator<Item = &Arc<TopicEntry>> {
-        self.topics
-            .by_name
-            .range((Bound::Excluded(name), Bound::Unbounded))
-            .map(|(_, topic)| topic)
+        self.topics.by_name.values_after(name)
     }
 
     /// Number of topics.

@@ -80,7 +80,7 @@ pub(super) fn check(wal: &[u8]) -> Result<(), String> {
         }
         // Frames of an earlier log carry other salts; with its own they would not be in sum.
         let mut later = frames[at..].iter().filter(|frame| same_log(frame));
-        if matches || (later.any(|frame| ends_transaction(frame)) && later.next().is_some()) {
+        if matches || (later.any(ends_transaction) && later.next().is_some()) {
             return Err(format!(
                 "frame {} of its write-ahead log is broken, and others follow",
                 at + 1

@@ -45,6 +45,7 @@ const PURE: &[&str] = &[
     "src/group/",
     "src/schema/",
     "src/placement/",
+    "src/metadata/chunked.rs",
     "src/metadata/command.rs",
     "src/metadata/state.rs",
     "src/metadata/view.rs",
