@@ -1,6 +1,7 @@
 //! The `pilgrimage` command: runs a node, and speaks to nodes over their public API.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod bench;
 mod brokers;
 mod completions;
 mod consume;
@@ -55,6 +56,7 @@ enum Command {
     Produce(Box<produce::ProduceArgs>),
     Node(node::NodeArgs),
     Context(context::ContextArgs),
+    Bench(Box<bench::BenchArgs>),
     Completions(completions::CompletionsArgs),
 }
 
@@ -74,6 +76,7 @@ impl Cli {
             Command::Produce(args) => produce::run(*args, &target, output).await,
             Command::Node(args) => node::run(args, &target, output).await,
             Command::Context(args) => context::run(args, output),
+            Command::Bench(args) => bench::run(*args, &target, output).await,
             Command::Completions(args) => completions::run(args, &mut Cli::command()),
         }
     }
@@ -157,6 +160,9 @@ mod tests {
             "context use prod",
             "context list",
             "completions bash",
+            "bench produce --spawn --records 10 --record-size 1KiB --batch 1 --connections 2 --format json",
+            "bench consume --duration 2s --partitions 3 --topics 2 --fan-out",
+            "bench end-to-end --url http://x:1 --rate 100 --no-baseline",
         ] {
             assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
         }
@@ -181,6 +187,11 @@ mod tests {
             "node --url http://x --context y",
             "--output xml node",
             "nonsense",
+            "bench produce --spawn --url http://x:1",
+            "bench produce --records 0",
+            "bench produce --records 5 --duration 1s",
+            "bench produce --record-size 17MiB",
+            "bench produce --rate -1",
         ] {
             let error = parse(line)
                 .err()

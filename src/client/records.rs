@@ -121,8 +121,27 @@ impl Client {
         records: &ProduceRequest,
         options: &ProduceOptions,
     ) -> Result<Produced, ClientError> {
+        self.produce_json(topic, serde_json::to_vec(records)?.into(), options)
+            .await
+    }
+
+    /// The same for a request that is written as JSON already.
+    ///
+    /// # Errors
+    /// As [`Client::produce`].
+    pub async fn produce_json(
+        &self,
+        topic: &TopicName,
+        body: Bytes,
+        options: &ProduceOptions,
+    ) -> Result<Produced, ClientError> {
         self.request(Method::POST, &path(topic))
-            .with(|request| options.apply(request).json(records))
+            .with(|request| {
+                options
+                    .apply(request)
+                    .header(CONTENT_TYPE, "application/json")
+                    .body(body)
+            })
             .json()
             .await
     }
