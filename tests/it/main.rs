@@ -6,6 +6,8 @@
     unreachable_pub
 )]
 
+mod console;
 mod crash;
 mod real_input;
 mod support;
+mod webdriver;

@@ -1,0 +1,439 @@
+//! The console, as people use it: Chromium on one side, the binary on the other.
+
+use serde_json::{Value, json};
+
+use crate::support::Node;
+use crate::webdriver::Browser;
+
+/// Markup that runs something, wherever it is taken for markup.
+const PAYLOADS: [&str; 20] = [
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "<svg onload=alert(1)>",
+    "<svg><script>alert(1)</script></svg>",
+    "<iframe srcdoc='<script>parent.alert(1)</script>'></iframe>",
+    "<iframe src=\"javascript:parent.alert(1)\"></iframe>",
+    "<a href=\"javascript:alert(1)\" autofocus onfocus=alert(1)>x</a>",
+    "<details open ontoggle=alert(1)>",
+    "<body onload=alert(1)>",
+    "<input autofocus onfocus=alert(1)>",
+    "<style>@import 'http://127.0.0.1:1/x.css'; * { display: none }</style>",
+    "<link rel=stylesheet href=//127.0.0.1:1/x.css>",
+    "<base href=//127.0.0.1:1/>",
+    "<meta http-equiv=refresh content='0;url=//127.0.0.1:1/'>",
+    "<form action=//127.0.0.1:1/><button>x</button></form>",
+    "\"><script>alert(1)</script>",
+    "'-alert(1)-'",
+    "</pre></li></ol><script>alert(1)</script>",
+    "<template><img src=x onerror=alert(1)></template>",
+    "${alert(1)} {{constructor.constructor('alert(1)')()}}",
+];
+
+async fn put(node: &Node, topic: &str, settings: Value) {
+    let url = format!("{}/v1/topics/{topic}", node.url());
+    let answer = reqwest::Client::new()
+        .put(url)
+        .json(&settings)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 201, "{}", answer.text().await.unwrap());
+}
+
+async fn produce(node: &Node, topic: &str, records: Value) {
+    let url = format!("{}/v1/topics/{topic}/records", node.url());
+    let answer = reqwest::Client::new()
+        .post(url)
+        .json(&json!({ "records": records }))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
+}
+
+async fn records(node: &Node, topic: &str) -> Vec<Value> {
+    let url = format!("{}/v1/topics/{topic}/records?from=earliest", node.url());
+    let mut page: Value = reqwest::get(url).await.unwrap().json().await.unwrap();
+    let Value::Array(mut records) = page["records"].take() else {
+        panic!("no records in {page}")
+    };
+    for record in &mut records {
+        record.as_object_mut().unwrap().remove("timestamp");
+    }
+    records
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_is_created_written_and_watched_in_the_console() {
+    let node = Node::start().await;
+    let browser = Browser::start().await;
+
+    browser.open(&node.url()).await;
+    browser.find("#status-text", Some("Ready")).await;
+    browser.click("nav a", Some("Topics")).await;
+    browser.click("main button", Some("Create topic")).await;
+    browser
+        .type_into("dialog input[name=topic]", "orders")
+        .await;
+    browser
+        .type_into("dialog input[name=partitions]", "2")
+        .await;
+    browser.click("dialog button[type=submit]", None).await;
+    browser.find("h1", Some("orders")).await;
+
+    browser.click("button.segment", Some("Live tail")).await;
+    browser.find(".tail-status", Some("Live")).await;
+    browser.click(".toolbar button", Some("Produce")).await;
+    browser
+        .type_into(".produce-form input[name=key]", "customer-7")
+        .await;
+    browser.click(".produce-form option", Some("JSON")).await;
+    browser
+        .click(".produce-form select[name=partition] option", Some("1"))
+        .await;
+    browser
+        .type_into(
+            ".produce-form textarea",
+            r#"{"total": 12345678901234567890, "paid": 1.0}"#,
+        )
+        .await;
+    browser.click(".produce-form button", Some("Header")).await;
+    browser
+        .type_into("input[aria-label='Header name']", "source")
+        .await;
+    browser
+        .type_into("input[aria-label='Header value']", "console")
+        .await;
+    browser
+        .click(".produce-form button[type=submit]", None)
+        .await;
+    browser
+        .find(".sent strong", Some("Partition 1, offset 0"))
+        .await;
+
+    browser
+        .find(".tail-scroll .record-key", Some("customer-7"))
+        .await;
+    browser.click(".tail-scroll .record-line", None).await;
+    // As it was written: not a digit and no white space is lost on the way.
+    browser.click(".record-open button", Some("Text")).await;
+    browser
+        .find(
+            ".record-open .value",
+            Some(r#"{"total": 12345678901234567890, "paid": 1.0}"#),
+        )
+        .await;
+    assert_eq!(
+        records(&node, "orders").await,
+        [json!({
+            "partition": 1, "offset": 0, "key": "customer-7",
+            "value": { "total": 12345678901234567890_u64, "paid": 1.0 },
+            "headers": [["source", "console"]],
+        })]
+    );
+    assert_eq!(browser.troubles().await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_tail_keeps_what_arrives_and_a_resumed_one_shows_it() {
+    let node = Node::start().await;
+    let browser = Browser::start().await;
+    put(&node, "ticks", json!({})).await;
+
+    browser
+        .open(&format!("{}/#/topics/ticks", node.url()))
+        .await;
+    browser.click("button.segment", Some("Live tail")).await;
+    browser.find(".tail-status", Some("Live")).await;
+    browser.click("button", Some("Pause")).await;
+    produce(
+        &node,
+        "ticks",
+        json!([{ "value": "one" }, { "value": "two" }]),
+    )
+    .await;
+    browser
+        .find(".tail-status", Some("Paused, 2 new messages"))
+        .await;
+    assert_eq!(
+        browser
+            .run("return document.querySelectorAll('.tail-scroll .record').length")
+            .await,
+        0
+    );
+
+    browser.click("button", Some("Resume")).await;
+    browser
+        .find(".tail-scroll .record-value", Some("two"))
+        .await;
+    let shown = "return [...document.querySelectorAll('.tail-scroll .record-value')].map((v) => v.textContent)";
+    assert_eq!(browser.run(shown).await, json!(["one", "two"]));
+
+    // A burst is bounded to the last 500 lines.
+    let burst: Vec<Value> = (0..700)
+        .map(|n| json!({ "value": format!("burst {n}") }))
+        .collect();
+    produce(&node, "ticks", json!(burst)).await;
+    browser
+        .find(".tail-scroll .record-value", Some("burst 699"))
+        .await;
+    assert_eq!(
+        browser
+            .run("return document.querySelectorAll('.tail-scroll .record').length")
+            .await,
+        500
+    );
+    assert_eq!(browser.troubles().await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_message_holds_is_shown_and_never_run() {
+    let node = Node::start().await;
+    let browser = Browser::start().await;
+    put(&node, "hostile", json!({})).await;
+    let hostile: Vec<Value> = PAYLOADS
+        .iter()
+        .flat_map(|payload| {
+            let headers = json!([[payload.replace(['\r', '\n'], " "), payload]]);
+            [
+                json!({ "key": payload, "value": payload, "headers": headers }),
+                json!({ "key": payload, "value": { *payload: [payload] }, "headers": headers }),
+            ]
+        })
+        .collect();
+    produce(&node, "hostile", json!(hostile)).await;
+
+    // The names in the address are as hostile as the messages.
+    browser
+        .open(&format!(
+            "{}/#/topics/%3Cimg%20src%3Dx%20onerror%3Dalert(1)%3E",
+            node.url()
+        ))
+        .await;
+    browser.find(".notice-title", None).await;
+    let refused = browser.troubles().await;
+    assert!(
+        refused
+            .iter()
+            .all(|trouble| trouble.contains("Failed to load resource")),
+        "{refused:?}"
+    );
+
+    browser
+        .open(&format!("{}/#/topics/hostile", node.url()))
+        .await;
+    browser
+        .until("return document.querySelectorAll('.record').length === 40")
+        .await;
+    browser
+        .run("for (const line of document.querySelectorAll('.record-line')) line.click()")
+        .await;
+    let shown = browser
+        .run(
+            "return [...document.querySelectorAll('.record')].map((record) => ({
+                key: record.querySelector('.record-key').textContent,
+                header: record.querySelector('.facts.mono dt').textContent,
+                content: record.querySelector('.facts.mono dd').textContent,
+                value: record.querySelector('.value').textContent,
+            })).reverse()",
+        )
+        .await;
+    let expected: Vec<Value> = PAYLOADS
+        .iter()
+        .flat_map(|payload| {
+            let quoted = json!(payload);
+            let json_value = format!("{{\n  {quoted}: [\n    {quoted}\n  ]\n}}");
+            [json!(payload), json!(json_value)]
+                .map(|value| json!({ "key": payload, "header": payload, "content": payload, "value": value }))
+        })
+        .collect();
+    assert_eq!(shown, json!(expected));
+    let made = "return document.querySelectorAll('main :is(script, img, iframe, style, link, base, meta, template)').length";
+    assert_eq!(browser.run(made).await, 0);
+    assert_eq!(browser.troubles().await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_page_scrolls_sideways_on_a_narrow_phone() {
+    let node = Node::start().await;
+    let browser = Browser::start().await;
+    let long = "x".repeat(249);
+    put(&node, &long, json!({ "partitions": 3 })).await;
+    let wide = "w".repeat(5000);
+    produce(
+        &node,
+        &long,
+        json!([{ "key": wide, "value": { &wide[..900]: wide }, "headers": [[&wide[..900], wide]], "partition": 0 }]),
+    )
+    .await;
+
+    browser.resize(320, 640).await;
+    for (hash, ready, open) in [
+        ("", ".meter-list", ""),
+        ("topics", ".table a", ""),
+        (
+            "topics",
+            ".table a",
+            "document.querySelector('.page-head .primary').click()",
+        ),
+        (
+            "topics/{}",
+            ".record",
+            "document.querySelector('.record-line').click()",
+        ),
+        (
+            "topics/{}",
+            ".record",
+            "document.querySelector('.toolbar .primary').click()",
+        ),
+        ("topics/{}/partitions", ".table td", ""),
+        (
+            "topics/{}/settings",
+            ".settings",
+            "document.querySelector('.card-head button').click()",
+        ),
+        (
+            "topics/{}/settings",
+            ".settings",
+            "document.querySelector('.quiet-danger').click()",
+        ),
+        ("nowhere/at/all", ".notice", ""),
+    ] {
+        let hash = hash.replace("{}", &long);
+        // A page apart, so that nothing of the one before is left open.
+        browser.open("about:blank").await;
+        browser.open(&format!("{}/#/{hash}", node.url())).await;
+        browser.find(ready, None).await;
+        browser.run(open).await;
+        let widths = browser
+            .run("return [document.documentElement.scrollWidth, innerWidth]")
+            .await;
+        assert_eq!(widths, json!([320, 320]), "on #/{hash} after `{open}`");
+        let dialog = browser
+            .run("return document.querySelector('dialog')?.scrollWidth ?? 0")
+            .await;
+        assert!(
+            dialog.as_u64().unwrap() <= 320,
+            "the dialog of #/{hash} is {dialog} wide"
+        );
+    }
+    assert_eq!(browser.troubles().await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_request_is_shown_in_the_words_of_the_node() {
+    let node = Node::start().await;
+    let browser = Browser::start().await;
+    let url = format!("{}/v1/topics/orders", node.url());
+    let answer = reqwest::Client::new()
+        .put(url)
+        .json(&json!({ "partitions": 0 }))
+        .send()
+        .await
+        .unwrap();
+    let problem: Value = answer.json().await.unwrap();
+
+    browser.open(&format!("{}/#/topics", node.url())).await;
+    browser.click("main button", Some("Create topic")).await;
+    browser
+        .type_into("dialog input[name=topic]", "orders")
+        .await;
+    browser
+        .type_into("dialog input[name=partitions]", "0")
+        .await;
+    browser.click("dialog button[type=submit]", None).await;
+    browser
+        .find(
+            "dialog [role=alert] p:not(.notice-title)",
+            problem["detail"].as_str(),
+        )
+        .await;
+
+    // The dialog stays open, and the same form goes through once it is right.
+    browser
+        .run("document.querySelector('dialog input[name=partitions]').value = ''")
+        .await;
+    browser
+        .type_into("dialog input[name=partitions]", "1")
+        .await;
+    browser.click("dialog button[type=submit]", None).await;
+    browser.find("h1", Some("orders")).await;
+
+    browser.click("main button", Some("Delete")).await;
+    browser.type_into("dialog input", "orders").await;
+    browser.click("dialog button[type=submit]", None).await;
+    browser.find("h1", Some("Topics")).await;
+    browser.find(".notice-title", Some("No topics yet")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_that_can_be_operated_has_a_name_and_the_theme_is_remembered() {
+    let node = Node::start().await;
+    let browser = Browser::start().await;
+    put(&node, "orders", json!({ "partitions": 3 })).await;
+    produce(&node, "orders", json!([{ "value": "hello" }])).await;
+
+    for (hash, open) in [
+        (
+            "topics",
+            "document.querySelector('.page-head .primary').click()",
+        ),
+        (
+            "topics/orders",
+            "document.querySelector('.toolbar .primary').click()",
+        ),
+    ] {
+        browser.open("about:blank").await;
+        browser.open(&format!("{}/#/{hash}", node.url())).await;
+        browser.find("main .card", None).await;
+        browser.run(open).await;
+        browser.devtools("Accessibility.enable", json!({})).await;
+        let tree = browser
+            .devtools("Accessibility.getFullAXTree", json!({}))
+            .await;
+        let operable = [
+            "button",
+            "link",
+            "textbox",
+            "searchbox",
+            "combobox",
+            "checkbox",
+            "spinbutton",
+        ];
+        let nodes = tree["nodes"].as_array().unwrap();
+        let operated = nodes
+            .iter()
+            .filter(|node| operable.contains(&node["role"]["value"].as_str().unwrap_or("")));
+        let (named, nameless): (Vec<_>, Vec<_>) = operated.partition(|node| {
+            node["name"]["value"]
+                .as_str()
+                .is_some_and(|name| !name.is_empty())
+        });
+        assert!(
+            8 < named.len(),
+            "#/{hash} shows only {} controls",
+            named.len()
+        );
+        assert_eq!(nameless, [&Value::Null; 0], "on #/{hash}");
+    }
+
+    browser.open("about:blank").await;
+    browser.open(&node.url()).await;
+    let before = browser
+        .run("return getComputedStyle(document.body).backgroundColor")
+        .await;
+    browser.click("#theme", None).await;
+    let after = browser
+        .run("return getComputedStyle(document.body).backgroundColor")
+        .await;
+    assert_ne!(before, after);
+    browser.open("about:blank").await;
+    browser.open(&node.url()).await;
+    assert_eq!(
+        browser
+            .run("return getComputedStyle(document.body).backgroundColor")
+            .await,
+        after
+    );
+    assert_eq!(browser.troubles().await, [""; 0]);
+}
