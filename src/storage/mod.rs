@@ -7,6 +7,7 @@
 //! What an fsync has confirmed is found again after a crash, byte for byte; what the disk has
 //! damaged since is reported and stepped over, never served and never silently cut off.
 
+mod append;
 mod checkpoint;
 mod disk;
 mod error;

@@ -202,10 +202,7 @@ impl LogReader {
                 .map_or(end, |segment| segment.base.min(end));
             match next.checked_sub(1).and_then(|at| segments.get(at)) {
                 Some(segment) => self.read_segment(segment, from, until, max_bytes, verify),
-                None => Err(ReadError::Corrupt {
-                    offset: from,
-                    next: until,
-                }),
+                None => Err(ReadError::Corrupt { offset: from }),
             }
         })
     }
@@ -306,7 +303,9 @@ impl LogReader {
                 if taken.is_some() {
                     break;
                 }
-                return Err(ReadError::Corrupt { offset: header.base_offset });
+                return Err(ReadError::Corrupt {
+                    offset: header.base_offset,
+                });
             }
             taken = Some((begun, next));
             expect.advance(&header);
@@ -339,7 +338,9 @@ impl LogReader {
                 expect.prev_crc = None;
                 Ok(at)
             }
-            _ => Err(ReadError::Corrupt { offset: expect.offset }),
+            _ => Err(ReadError::Corrupt {
+                offset: expect.offset,
+            }),
         }
     }
 
@@ -401,7 +402,9 @@ impl LogReader {
                 let bytes = walk
                     .bytes(position, header.batch_len as usize)
                     .attempt("read", &segment.path)?;
-                let corrupt = || ReadError::Corrupt { offset: header.base_offset };
+                let corrupt = || ReadError::Corrupt {
+                    offset: header.base_offset,
+                };
                 let batch =
                     Batch::take(&mut Bytes::copy_from_slice(bytes)).map_err(|_| corrupt())?;
                 batch.verify().map_err(|_| corrupt())?;

@@ -64,11 +64,17 @@ impl Recompression {
         if !matches!(done, Ok(Some(_))) {
             self.shared.place.remove_quietly(&path);
         }
-        Ok(done?.map(|new| Recompressed { old: self.segment, new }))
+        Ok(done?.map(|new| Recompressed {
+            old: self.segment,
+            new,
+        }))
     }
 
     fn damaged(&self, position: u64) -> StorageError {
-        StorageError::Damaged { path: self.segment.path.clone(), position }
+        StorageError::Damaged {
+            path: self.segment.path.clone(),
+            position,
+        }
     }
 
     fn expect(&self, header: &SegmentHeader) -> Expect {
@@ -86,7 +92,10 @@ impl Recompression {
         };
         let place = &self.shared.place;
         let from = self.segment.open(place)?;
-        let to = place.disk.open(&path, OpenMode::Create).attempt("create", &path)?;
+        let to = place
+            .disk
+            .open(&path, OpenMode::Create)
+            .attempt("create", &path)?;
         let mut walk = Walk::new(from.as_ref(), self.segment.len());
         let mut expect = self.expect(&header);
         let mut points = Points4k::default();
@@ -98,7 +107,8 @@ impl Recompression {
             if !same_records(&old, &new) {
                 return Err(self.damaged(position));
             }
-            to.write_all_at(&mut [IoSlice::new(new.bytes())], len).attempt("write", &path)?;
+            to.write_all_at(&mut [IoSlice::new(new.bytes())], len)
+                .attempt("write", &path)?;
             points.see(len, &new.header);
             len += new.bytes().len() as u64;
             position += old.bytes().len() as u64;
@@ -111,10 +121,17 @@ impl Recompression {
         header.recompressed = true;
         header.appended_bytes = self.segment.len();
         header.last_crc = expect.prev_crc.unwrap_or(0);
-        to.write_all_at(&mut [IoSlice::new(&header.to_bytes())], 0).attempt("write", &path)?;
+        to.write_all_at(&mut [IoSlice::new(&header.to_bytes())], 0)
+            .attempt("write", &path)?;
         to.sync_all().attempt("fsync", &path)?;
         to.drop_cache(0);
-        let new = Rewritten { path, header, len, points, end: self.end };
+        let new = Rewritten {
+            path,
+            header,
+            len,
+            points,
+            end: self.end,
+        };
         self.read_back(to.as_ref(), &new)?;
         Ok(Some(new))
     }
@@ -131,9 +148,11 @@ impl Recompression {
             .attempt("read", path)?
             .filter(|header| expect.is_next(header))
             .ok_or_else(|| self.damaged(position))?;
-        let bytes = walk.bytes(position, header.batch_len as usize).attempt("read", path)?;
-        let batch = Batch::take(&mut Bytes::copy_from_slice(bytes))
-            .map_err(|_| self.damaged(position))?;
+        let bytes = walk
+            .bytes(position, header.batch_len as usize)
+            .attempt("read", path)?;
+        let batch =
+            Batch::take(&mut Bytes::copy_from_slice(bytes)).map_err(|_| self.damaged(position))?;
         batch.verify().map_err(|_| self.damaged(position))?;
         Ok(batch)
     }
@@ -144,15 +163,23 @@ impl Recompression {
         let mut expect = self.expect(&new.header);
         let mut position = FIRST;
         while position < new.len {
-            let found = walk.expected(position, &expect).attempt("read", &new.path)?;
+            let found = walk
+                .expected(position, &expect)
+                .attempt("read", &new.path)?;
             let Some(header) = found else {
-                return Err(StorageError::Damaged { path: new.path.clone(), position });
+                return Err(StorageError::Damaged {
+                    path: new.path.clone(),
+                    position,
+                });
             };
             expect.advance(&header);
             position += u64::from(header.batch_len);
         }
         if expect.offset != new.end {
-            return Err(StorageError::Damaged { path: new.path.clone(), position });
+            return Err(StorageError::Damaged {
+                path: new.path.clone(),
+                position,
+            });
         }
         Ok(())
     }
@@ -168,7 +195,9 @@ fn same_records(old: &Batch, new: &Batch) -> bool {
         codec: Codec::None,
         ..header.clone()
     };
-    let (Ok(a), Ok(b)) = (old.unpack(), new.unpack()) else { return false };
+    let (Ok(a), Ok(b)) = (old.unpack(), new.unpack()) else {
+        return false;
+    };
     essence(&old.header) == essence(&new.header)
         && new.verify().is_ok()
         && a.records().all(|record| record.is_ok())
@@ -188,7 +217,10 @@ impl PartitionLog {
         segments.windows(2).find_map(|pair| {
             let [segment, next] = pair else { return None };
             let fit = segment.is_sealed()
-                && segment.header.as_ref().is_some_and(|header| !header.recompressed)
+                && segment
+                    .header
+                    .as_ref()
+                    .is_some_and(|header| !header.recompressed)
                 && !segment.settled.load(Ordering::Relaxed)
                 && next.base <= high_watermark;
             fit.then(|| Recompression {
@@ -207,7 +239,13 @@ impl PartitionLog {
     pub fn install(&mut self, done: Recompressed) -> Result<u64, StorageError> {
         let Recompressed { old, new } = done;
         let place = &self.shared.place;
-        if !self.shared.segments.load().iter().any(|segment| segment.id == old.id) {
+        if !self
+            .shared
+            .segments
+            .load()
+            .iter()
+            .any(|segment| segment.id == old.id)
+        {
             remove_if_there(place.disk.as_ref(), &new.path)?;
             return Ok(0);
         }
@@ -222,7 +260,10 @@ impl PartitionLog {
             Some(new.points.max_timestamp),
         );
         let renamed = self.shared.replace_file(Arc::new(segment), || {
-            place.disk.rename(&new.path, &old.path).attempt("rename", &new.path)
+            place
+                .disk
+                .rename(&new.path, &old.path)
+                .attempt("rename", &new.path)
         });
         if renamed.is_err() {
             place.remove_quietly(&new.path);

@@ -5,9 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::append::Failure;
 use super::disk::Disk;
 use super::error::{Attempt, StorageError};
-use super::log::{Failure, PartitionLog, remove_if_there};
+use super::log::{PartitionLog, remove_if_there};
 use super::quarantine;
 use super::segment::FIRST;
 use crate::types::{Offset, Timestamp};
