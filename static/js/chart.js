@@ -37,7 +37,7 @@ export function chart({ title, series, format, floor = 1, base = 10 }) {
     value: h("span", { class: "chart-value" }, "–"),
   }));
   const cursor = svg("line", { class: "chart-cursor", y1: TOP, y2: HEIGHT - BOTTOM, visibility: "hidden" });
-  const plot = svg("svg", { class: "chart-plot", height: HEIGHT, "aria-hidden": "true" },
+  const plot = svg("svg", { class: "chart-plot", height: HEIGHT, overflow: "hidden", "aria-hidden": "true" },
     grid.map((g) => [g.line, g.label]),
     svg("line", { class: "chart-base", x1: 0, x2: "100%", y1: HEIGHT - BOTTOM, y2: HEIGHT - BOTTOM }),
     lines.map((l) => l.area), lines.map((l) => l.line), cursor, lines.map((l) => l.dot));
@@ -51,12 +51,13 @@ export function chart({ title, series, format, floor = 1, base = 10 }) {
     h("div", { class: "chart-foot", "aria-hidden": "true" }, since, h("span", {}, "now")));
 
   let samples = [];
+  let now = 0;
   let pointed = null;
   let width = 0;
 
   function draw() {
     if (width === 0) return;
-    const end = samples.at(-1)?.at ?? 0;
+    const end = now;
     const top = ceiling(Math.max(floor, ...samples.flatMap((s) => series.map((one) => one.of(s)))), base);
     const reach = Math.min(WINDOW_MS, Math.max(SHORTEST_MS, end - (samples[0]?.at ?? end)));
     const x = (at) => width - ((end - at) / reach) * width;
@@ -69,8 +70,9 @@ export function chart({ title, series, format, floor = 1, base = 10 }) {
       label.setAttribute("y", at - 4);
       setText(label, format(top * share));
     }
-    const shown = pointed === null ? samples.at(-1)
-      : samples.reduce((best, s) => (best === null || Math.abs(x(s.at) - pointed) < Math.abs(x(best.at) - pointed) ? s : best), null);
+    const fresh = samples.length !== 0 && end - samples.at(-1).at < GAP_MS ? samples.at(-1) : null;
+    const shown = pointed === null ? fresh
+      : samples.reduce((best, s) => (best === null || Math.abs(x(s.at) - pointed) <= Math.abs(x(best.at) - pointed) ? s : best), null);
     series.forEach((one, n) => {
       let line = "";
       let area = "";
@@ -123,8 +125,10 @@ export function chart({ title, series, format, floor = 1, base = 10 }) {
 
   return {
     element,
-    update(next) {
+    /** Shows these samples, the present being `at` on their clock. */
+    update(next, at) {
       samples = next;
+      now = at;
       draw();
     },
   };

@@ -87,7 +87,7 @@ function showHealth({ node, error }) {
   const ready = node?.state === "ready";
   const state = error ? "down" : !node ? "unknown" : ready ? "ready" : "degraded";
   status.dataset.state = state;
-  setText(document.getElementById("status-text"), { down: "Unreachable", unknown: "Connecting", ready: "Ready", degraded: "Degraded" }[state]);
+  setText(document.getElementById("status-text"), { down: "Offline", unknown: "Connecting", ready: "Ready", degraded: "Degraded" }[state]);
   const text = error ? `${error.message} Trying again every second.` : node && !ready ? `The node is not well: ${node.state}` : "";
   setText(banner, text);
   banner.dataset.state = state;

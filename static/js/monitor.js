@@ -9,7 +9,8 @@ export const WINDOW_MS = 120_000;
 
 const COUNTERS = ["records_in", "records_out", "bytes_in", "bytes_out", "fsyncs", "fsync_seconds", "requests", "cpu_seconds"];
 const listeners = new Set();
-const state = { node: null, error: null, samples: [] };
+/** `now` is the moment of the last attempt, on the clock of the samples' `at`. */
+const state = { node: null, error: null, samples: [], now: 0 };
 let previous = null;
 
 /** Calls `listener` with the state now and after each answer, until the signal is aborted. */
@@ -40,13 +41,15 @@ async function step() {
     const at = performance.now();
     const sample = rates(now, at);
     if (sample) state.samples.push(sample);
-    while (0 < state.samples.length && state.samples[0].at < at - WINDOW_MS - 2000) state.samples.shift();
     previous = { node: now, at };
     state.node = now;
     state.error = null;
   } catch (error) {
     state.error = error;
   }
+  state.now = performance.now();
+  // One more than the charts show, so that their line begins at the edge.
+  while (1 < state.samples.length && state.samples[1].at < state.now - WINDOW_MS) state.samples.shift();
   for (const listener of listeners) listener(state);
 }
 

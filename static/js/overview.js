@@ -106,8 +106,8 @@ export function overview(root, signal) {
   }
 
   let shownStart = null;
-  watch(signal, ({ node, samples, error }) => {
-    for (const one of charts) one.update(samples);
+  watch(signal, ({ node, samples, now, error }) => {
+    for (const one of charts) one.update(samples, now);
     if (!node) {
       if (error) setText(subtitle, "The node does not answer");
       return;
@@ -115,7 +115,7 @@ export function overview(root, signal) {
     setText(subtitle, `${node.id} on ${location.host}, up for ${span(Date.now() - Date.parse(node.started_at))}`);
     welcome.hidden = node.topics !== 0;
     state.element.dataset.state = error ? "down" : node.state === "ready" ? "ready" : "degraded";
-    state.set(error ? "Unreachable" : node.state === "ready" ? "Ready" : "Degraded", error || node.state === "ready" ? "" : node.state);
+    state.set(error ? "Offline" : node.state === "ready" ? "Ready" : "Degraded", error || node.state === "ready" ? "" : node.state);
     topics.set(count(node.topics), plural(node.partitions, "partition"));
     written.set(exactOrCompact(node.records_in), `${bytes(node.bytes_in)} since start`);
     read.set(exactOrCompact(node.records_out), `${bytes(node.bytes_out)} since start`);

@@ -121,7 +121,10 @@ export function topics(root, signal) {
     } catch (error) {
       if (signal.aborted) return;
       errors.replaceChildren(notice("error", "The topics could not be read", error.message));
-      if (body.firstChild !== card) body.replaceChildren();
+      if (body.firstChild !== card) {
+        body.replaceChildren();
+        setText(summary, "");
+      }
     }
   }
 

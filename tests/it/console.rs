@@ -437,3 +437,136 @@ async fn everything_that_can_be_operated_has_a_name_and_the_theme_is_remembered(
     );
     assert_eq!(browser.troubles().await, [""; 0]);
 }
+
+/// Produces `m0` to `m59`, a minute apart, with three keys, alternating between two partitions.
+async fn sixty_messages(node: &Node) {
+    put(node, "hours", json!({ "partitions": 2 })).await;
+    let records: Vec<Value> = (0..60)
+        .map(|n| {
+            json!({
+                "key": format!("k{}", n % 3),
+                "value": format!("m{n}"),
+                "timestamp": 1_800_000_000_000_i64 + n * 60_000,
+                "partition": n % 2,
+            })
+        })
+        .collect();
+    produce(node, "hours", json!(records)).await;
+}
+
+/// Waits until so many messages are listed, and gives their values in the order of the page.
+async fn listed(browser: &Browser, count: usize) -> Vec<String> {
+    let values = browser
+        .until(&format!(
+            "const found = [...document.querySelectorAll('.record-value')].map((value) => value.textContent);
+             return found.length === {count} && found",
+        ))
+        .await;
+    values
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|value| value.as_str().unwrap().to_owned())
+        .collect()
+}
+
+fn named(numbers: impl Iterator<Item = i32>) -> Vec<String> {
+    numbers.map(|n| format!("m{n}")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_are_read_from_wherever_they_are_asked_for() {
+    let node = Node::start().await;
+    let browser = Browser::start().await;
+    sixty_messages(&node).await;
+    let choose = async |field: &str, label: &str| {
+        let option = format!("select[name={field}] option");
+        browser.click(&option, Some(label)).await;
+    };
+
+    browser
+        .open(&format!("{}/#/topics/hours", node.url()))
+        .await;
+    // The newest of all partitions together, newest first, and then what is older.
+    listed(&browser, 50).await;
+    choose("limit", "25").await;
+    assert_eq!(listed(&browser, 25).await, named((35..60).rev()));
+    browser.click("button", Some("Show older")).await;
+    assert_eq!(listed(&browser, 50).await, named((10..60).rev()));
+    browser.click("button", Some("Show older")).await;
+    assert_eq!(listed(&browser, 60).await, named((0..60).rev()));
+    let more = browser
+        .run("return [...document.querySelectorAll('main button')].some((b) => b.textContent === 'Show older')")
+        .await;
+    assert_eq!(more, false);
+
+    choose("partition", "1").await;
+    choose("from", "The beginning").await;
+    assert_eq!(
+        listed(&browser, 25).await,
+        named((1..51).step_by(2)),
+        "the first page of partition 1"
+    );
+    browser.click("button", Some("Show more")).await;
+    assert_eq!(listed(&browser, 30).await, named((1..60).step_by(2)));
+
+    choose("from", "An offset").await;
+    browser
+        .run("document.querySelector('input[name=offset]').value = ''")
+        .await;
+    browser.type_into("input[name=offset]", "27").await;
+    browser.click("button", Some("Read")).await;
+    assert_eq!(listed(&browser, 3).await, named([55, 57, 59].into_iter()));
+
+    choose("from", "A time").await;
+    // The form takes the reader's own time zone.
+    browser
+        .run(
+            "const two = (n) => String(n).padStart(2, '0');
+             const at = new Date(1800000000000 + 50 * 60000);
+             document.querySelector('input[name=time]').value =
+                 `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())}T${two(at.getHours())}:${two(at.getMinutes())}:00`",
+        )
+        .await;
+    browser.click("button", Some("Read")).await;
+    assert_eq!(listed(&browser, 5).await, named((51..60).step_by(2)));
+
+    choose("partition", "All 2").await;
+    choose("from", "The newest").await;
+    choose("filter", "Key is").await;
+    browser.type_into("input[name=filter-value]", "k2").await;
+    browser.click("button", Some("Read")).await;
+    // Those among the newest 25 of each partition.
+    assert_eq!(listed(&browser, 17).await, named((11..60).step_by(3).rev()));
+    assert_eq!(browser.troubles().await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_overview_counts_what_the_node_counts() {
+    let node = Node::start().await;
+    let browser = Browser::start().await;
+
+    browser.open(&node.url()).await;
+    browser.find(".notice-title", Some("No topics yet")).await;
+    put(&node, "ticks", json!({ "partitions": 3 })).await;
+    produce(
+        &node,
+        "ticks",
+        json!([{ "value": "one" }, { "value": "two" }]),
+    )
+    .await;
+    browser
+        .until(
+            "const tiles = [...document.querySelectorAll('.tile')].map((tile) => tile.innerText.split('\\n').slice(0, 2).join(' '));
+             return ['State Ready', 'Topics 1', 'Records written 2'].every((wanted) => tiles.includes(wanted))",
+        )
+        .await;
+    let drawn = browser
+        .until("return document.querySelectorAll('.chart-line[d^=M]').length")
+        .await;
+    assert_eq!(drawn, 8, "each chart draws its lines");
+
+    drop(node);
+    browser.find("#status-text", Some("Offline")).await;
+    browser.find("#banner[data-state=down]", None).await;
+}
