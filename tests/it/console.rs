@@ -566,6 +566,8 @@ async fn the_overview_counts_what_the_node_counts() {
         .await;
     assert_eq!(drawn, 8, "each chart draws its lines");
 
+    assert_eq!(browser.troubles().await, [""; 0]);
+
     drop(node);
     browser.find("#status-text", Some("Offline")).await;
     browser.find("#banner[data-state=down]", None).await;
