@@ -9,6 +9,8 @@ mod lifecycle;
 mod positions;
 mod produce;
 mod status;
+#[cfg(test)]
+mod tests;
 mod topics;
 
 pub use crate::types::Acks;
