@@ -3,7 +3,7 @@
 use reqwest::Method;
 
 use super::{Client, ClientError};
-use crate::api::v1::{Health, Node};
+use crate::api::v1::{Health, Node, Problem};
 
 impl Client {
     /// The node, its load and its storage.
@@ -30,20 +30,23 @@ impl Client {
         self.health("/readyz").await
     }
 
+    /// The same document comes with 200 and with 503; both are answers here, not errors.
     async fn health(&self, path: &str) -> Result<Health, ClientError> {
-        match self.request(Method::GET, path).once().json().await {
-            Err(ClientError::Problem { problem, .. }) => Ok(Health {
+        let call = self.request(Method::GET, path);
+        let (what, timeout) = (call.what, self.options.timeout);
+        let broke = |error| ClientError::from_reqwest(&error, &what, self.url(), Some(timeout));
+        let response = call.request.timeout(timeout).send().await.map_err(broke)?;
+        let status = response.status().as_u16();
+        let max = super::PROBLEM_BYTES_MAX;
+        let body = super::collect(response, max, &what, self.url(), Some(timeout)).await?;
+        if let Ok(problem) = serde_json::from_slice::<Problem>(&body) {
+            let problems = vec![problem.detail];
+            return Ok(Health {
                 status: problem.code.to_string(),
-                problems: vec![problem.detail],
-            }),
-            Err(ClientError::Unexpected {
-                status: 503, body, ..
-            }) => Ok(serde_json::from_str(&body).unwrap_or_else(|_| Health {
-                status: "not_ready".into(),
-                problems: vec![body],
-            })),
-            other => other,
+                problems,
+            });
         }
+        super::parse(&what, status, &body)
     }
 
     /// All metrics in Prometheus' text format.

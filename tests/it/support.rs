@@ -49,7 +49,11 @@ impl Node {
         let url = format!("http://127.0.0.1:{port}");
         let client = Client::new(&url).unwrap();
         let deadline = Instant::now() + PATIENCE;
-        while client.readyz().await.is_err() {
+        while !client
+            .readyz()
+            .await
+            .is_ok_and(|health| health.status == "ok")
+        {
             if let Some(status) = process.try_wait().unwrap() {
                 panic!("the node ended with {status} before it was ready");
             }

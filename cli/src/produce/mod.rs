@@ -1,5 +1,8 @@
 //! `produce`: values from arguments, lines, NDJSON or a file into a topic.
 
+mod maker;
+mod sender;
+
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -9,22 +12,17 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use pilgrimage::api::v1::{Ack, ProducedBatches};
 use pilgrimage::client::{Acks, Client, ClientError, ProduceOptions};
-use pilgrimage::record::{
-    Batch, BatchBuilder, Codec, Format, InvalidRecord, Producer, Record, partition_for_key,
-};
-use pilgrimage::types::{
-    Clock, Code, Outcome, Partition, SystemClock, TopicName, TopicPatch, limits,
-};
-use serde::Serialize;
+use pilgrimage::record::Codec;
+use pilgrimage::types::{Code, Outcome, Partition, TopicName, TopicPatch, limits};
 use tokio::io::{AsyncRead, AsyncReadExt, BufReader};
-use tokio::task::JoinSet;
 
 use crate::failure::Failure;
 use crate::input::{self, LineError};
-use crate::output::{self, Output};
+use crate::output::Output;
 use crate::target::Target;
+use maker::Maker;
+use sender::{Range, Sender, Summary};
 
 const AFTER_HELP: &str = "\
 Lines and values arrive byte for byte: `pilgrimage consume --topic T --format raw` gives them back.
@@ -108,34 +106,10 @@ impl From<AcksArg> for Acks {
     }
 }
 
-/// Records in one request are also bounded by their bytes.
-const BATCH_BYTES: usize = 1024 * 1024;
-/// Bytes that wait for more of their partition, over all partitions.
-const BUFFERED_BYTES: usize = 32 * 1024 * 1024;
-/// Requests on their way at once; never two to one partition.
-const IN_FLIGHT: usize = 4;
 /// How long a record waits for company when the input falls silent.
 const LINGER: Duration = Duration::from_millis(20);
 /// Longest line that may hold a record's JSON.
 const LINE_BYTES_MAX: usize = limits::RECORD_BYTES_MAX as usize + limits::KEY_BYTES + 64;
-
-/// What was produced.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
-struct Summary {
-    records: u64,
-    bytes: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    durability: Option<Ack>,
-    partitions: BTreeMap<u32, Range>,
-}
-
-/// The offsets that one partition gave.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-struct Range {
-    first: u64,
-    last: u64,
-    records: u64,
-}
 
 /// Runs `produce`.
 pub(crate) async fn run(args: ProduceArgs, target: &Target, output: Output) -> Result<(), Failure> {
@@ -148,68 +122,6 @@ pub(crate) async fn run(args: ProduceArgs, target: &Target, output: Output) -> R
         }
     };
     output.one(&summary, || summary.say(&args.topic, begun.elapsed()))
-}
-
-impl Summary {
-    fn note(&mut self, produced: &ProducedBatches, records: u64, bytes: u64) {
-        self.records += records;
-        self.bytes += bytes;
-        self.durability = Some(produced.durability);
-        for at in &produced.batches {
-            let last = at.base_offset + u64::from(at.count).saturating_sub(1);
-            let range = self
-                .partitions
-                .entry(at.partition)
-                .or_insert_with(|| Range {
-                    first: at.base_offset,
-                    last,
-                    records: 0,
-                });
-            range.last = last;
-            range.records += u64::from(at.count);
-        }
-    }
-
-    fn say(&self, topic: &TopicName, took: Duration) -> String {
-        let records = |n: u64| {
-            if n == 1 {
-                "1 record".to_owned()
-            } else {
-                format!("{n} records")
-            }
-        };
-        let proof = match self.durability {
-            Some(Ack::Fsync) => "on stable storage",
-            Some(Ack::Replicated) => "in memory of every in-sync replica",
-            Some(Ack::Leader) => "held by the leader",
-            Some(Ack::None) => "sent, not acknowledged",
-            None => "nothing to do",
-        };
-        let mut text = format!(
-            "{} ({}) to {topic} in {:.2} s: {proof}",
-            records(self.records),
-            output::bytes(self.bytes),
-            took.as_secs_f64()
-        );
-        for (partition, range) in self.partitions.iter().take(20) {
-            let offsets = if range.first == range.last {
-                format!("offset {}", range.first)
-            } else {
-                format!("offsets {} to {}", range.first, range.last)
-            };
-            text.push_str(&format!(
-                "\n  partition {partition}: {offsets}, {}",
-                records(range.records)
-            ));
-        }
-        if 20 < self.partitions.len() {
-            text.push_str(&format!(
-                "\n  and {} more partitions",
-                self.partitions.len() - 20
-            ));
-        }
-        text
-    }
 }
 
 /// Where the input comes from, and how much there is if one can know.
@@ -357,23 +269,19 @@ async fn values(args: &ProduceArgs, client: &Client) -> Result<Summary, Failure>
         }
         other => other?,
     };
-    let mut sender = Sender {
-        client: client.clone(),
-        topic: args.topic.clone(),
-        acks: args.acks.into(),
-        codec: if args.compress {
-            Codec::Zstd
-        } else {
-            Codec::None
-        },
-        max_records: args.batch as usize,
-        lanes: BTreeMap::new(),
-        buffered: 0,
-        in_flight: JoinSet::new(),
-        busy: Vec::new(),
-        summary: Summary::default(),
-        bar: ProgressBar::hidden(),
+    let codec = if args.compress {
+        Codec::Zstd
+    } else {
+        Codec::None
     };
+    let batch = args.batch as usize;
+    let mut sender = Sender::new(
+        client.clone(),
+        args.topic.clone(),
+        args.acks.into(),
+        codec,
+        batch,
+    );
     let made = Maker {
         partitions: topic.partitions,
         max_record_bytes: topic.max_record_bytes,
@@ -395,17 +303,7 @@ async fn values(args: &ProduceArgs, client: &Client) -> Result<Summary, Failure>
         Ok(()) => Ok(sender.summary),
         Err(failure) => {
             // What is still on its way is waited for, so that the count is right.
-            while let Some(done) = sender.in_flight.join_next().await {
-                if let Ok(Sent {
-                    result: Ok(produced),
-                    records,
-                    bytes,
-                    ..
-                }) = done
-                {
-                    sender.summary.note(&produced, records, bytes);
-                }
-            }
+            sender.settle().await;
             let n = sender.summary.records;
             Err(Failure {
                 message: format!("{} ({n} records are acknowledged)", failure.message),
@@ -463,231 +361,5 @@ async fn feed(args: &ProduceArgs, made: &Maker, sender: &mut Sender) -> Result<(
             }
             Some(Err(error)) => return Err(Failure::failed(format!("line {number}: {error}"))),
         }
-    }
-}
-
-/// Makes records out of input.
-#[derive(Debug)]
-struct Maker {
-    partitions: u32,
-    max_record_bytes: u32,
-    sticky: u32,
-    partition: Option<u32>,
-    key: Option<Bytes>,
-    separator: Option<Vec<u8>>,
-    headers: Vec<(String, Bytes)>,
-    json: bool,
-}
-
-impl Maker {
-    fn record(&self, line: Vec<u8>, number: u64) -> Result<(u32, Record), Failure> {
-        let mut value = Bytes::from(line);
-        let mut key = self.key.clone();
-        if let Some(separator) = &self.separator {
-            let at = value
-                .windows(separator.len())
-                .position(|part| part == separator.as_slice());
-            let Some(at) = at else {
-                let separator = String::from_utf8_lossy(separator).into_owned();
-                return Err(Failure::failed(format!(
-                    "line {number} has no key separator {separator:?}"
-                )));
-            };
-            key = Some(value.split_to(at));
-            value = value.slice(separator.len()..);
-        }
-        let format = match std::str::from_utf8(&value) {
-            _ if self.json => Format::Json,
-            Ok(_) => Format::Text,
-            Err(_) => Format::Binary,
-        };
-        let record = Record {
-            key,
-            value: Some(value),
-            format,
-            headers: self.headers.clone(),
-            timestamp: None,
-        };
-        let invalid = |error: InvalidRecord| Failure::failed(format!("record {number}: {error}"));
-        record.check(self.max_record_bytes).map_err(invalid)?;
-        let by_key = record
-            .key
-            .as_ref()
-            .map(|key| partition_for_key(key, self.partitions));
-        Ok((self.partition.or(by_key).unwrap_or(self.sticky), record))
-    }
-}
-
-/// Sends batches: several partitions at once, one batch at a time to each.
-struct Sender {
-    client: Client,
-    topic: TopicName,
-    acks: Acks,
-    codec: Codec,
-    max_records: usize,
-    lanes: BTreeMap<u32, BatchBuilder>,
-    buffered: usize,
-    in_flight: JoinSet<Sent>,
-    busy: Vec<u32>,
-    summary: Summary,
-    bar: ProgressBar,
-}
-
-struct Sent {
-    partition: u32,
-    records: u64,
-    bytes: u64,
-    result: Result<ProducedBatches, ClientError>,
-}
-
-impl Sender {
-    async fn push(&mut self, (partition, record): (u32, Record)) -> Result<(), Failure> {
-        let size = record.size();
-        if self
-            .lanes
-            .get(&partition)
-            .is_some_and(|lane| BATCH_BYTES < lane.batch_len() + size)
-        {
-            self.send(partition).await?;
-        }
-        let lane = self.lanes.entry(partition).or_default();
-        let before = lane.batch_len();
-        lane.push(&record, SystemClock.now());
-        self.buffered += lane.batch_len() - before;
-        if self.max_records <= lane.len() || BATCH_BYTES <= lane.batch_len() {
-            self.send(partition).await?;
-        }
-        if BUFFERED_BYTES < self.buffered {
-            self.flush().await?;
-        }
-        Ok(())
-    }
-
-    /// Sends what is collected for a partition, as soon as its batch before is acknowledged.
-    async fn send(&mut self, partition: u32) -> Result<(), Failure> {
-        while IN_FLIGHT <= self.in_flight.len() || self.busy.contains(&partition) {
-            self.wait_for_one().await?;
-        }
-        let Some(lane) = self.lanes.remove(&partition) else {
-            return Ok(());
-        };
-        let (records, bytes) = (lane.len() as u64, lane.batch_len());
-        self.buffered = self.buffered.saturating_sub(bytes);
-        let Some(batch) = lane.build(self.codec, Producer::default()) else {
-            return Ok(());
-        };
-        let (client, topic) = (self.client.clone(), self.topic.clone());
-        let options = ProduceOptions {
-            acks: self.acks,
-            partition: Some(Partition(partition)),
-            expected_offset: None,
-        };
-        self.busy.push(partition);
-        self.in_flight.spawn(async move {
-            let batches: [Batch; 1] = [batch];
-            let result = client.produce_batches(&topic, &batches, &options).await;
-            Sent {
-                partition,
-                records,
-                bytes: bytes as u64,
-                result,
-            }
-        });
-        Ok(())
-    }
-
-    async fn wait_for_one(&mut self) -> Result<(), Failure> {
-        let Some(done) = self.in_flight.join_next().await else {
-            return Ok(());
-        };
-        let sent = done.map_err(|error| Failure::failed(format!("send a batch: {error}")))?;
-        self.busy.retain(|&partition| partition != sent.partition);
-        self.summary.note(&sent.result?, sent.records, sent.bytes);
-        self.bar
-            .set_message(format!("{} records acknowledged", self.summary.records));
-        Ok(())
-    }
-
-    async fn flush(&mut self) -> Result<(), Failure> {
-        let waiting: Vec<_> = self.lanes.keys().copied().collect();
-        for partition in waiting {
-            self.send(partition).await?;
-        }
-        Ok(())
-    }
-
-    async fn finish(&mut self) -> Result<(), Failure> {
-        self.flush().await?;
-        while !self.in_flight.is_empty() {
-            self.wait_for_one().await?;
-        }
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn maker() -> Maker {
-        Maker {
-            partitions: 3,
-            max_record_bytes: 100,
-            sticky: 2,
-            partition: None,
-            key: None,
-            separator: None,
-            headers: Vec::new(),
-            json: false,
-        }
-    }
-
-    #[test]
-    fn a_line_becomes_a_value_byte_for_byte() {
-        for (line, format) in [
-            (&b" a\r"[..], Format::Text),
-            (b"\xff\x00", Format::Binary),
-            (b"", Format::Text),
-        ] {
-            let (partition, record) = maker().record(line.to_vec(), 1).unwrap();
-            let expected = Record {
-                value: Some(line.to_vec().into()),
-                format,
-                ..Record::default()
-            };
-            assert_eq!((partition, record), (2, expected));
-        }
-    }
-
-    #[test]
-    fn a_separator_splits_once_and_the_key_chooses_the_partition() {
-        let keyed = Maker {
-            separator: Some(b"::".to_vec()),
-            ..maker()
-        };
-        let (partition, record) = keyed.record(b"foobar::a::b".to_vec(), 1).unwrap();
-        assert_eq!(record, Record::text("a::b").with_key("foobar"));
-        assert_eq!(partition, partition_for_key(b"foobar", 3));
-        assert_eq!(
-            keyed.record(b"a:b".to_vec(), 7).unwrap_err().message,
-            "line 7 has no key separator \"::\""
-        );
-    }
-
-    #[test]
-    fn a_record_that_the_topic_would_refuse_is_not_sent() {
-        let error = maker().record(vec![b'x'; 101], 3).unwrap_err();
-        assert!(
-            error
-                .message
-                .starts_with("record 3: the record has 101 bytes"),
-            "{}",
-            error.message
-        );
-        let json = Maker {
-            json: true,
-            ..maker()
-        };
-        assert!(json.record(b"{".to_vec(), 1).is_err());
     }
 }
