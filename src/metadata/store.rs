@@ -313,7 +313,7 @@ pub(super) fn options(path: &Path) -> SqliteConnectOptions {
         .disable_statement_logging()
 }
 
-fn migrations() -> Migrator {
+pub(super) fn migrations() -> Migrator {
     let files = [(
         1,
         "metadata",

@@ -341,3 +341,19 @@ async fn a_torn_write_ahead_log_opens_with_what_is_whole() {
     }
     assert_eq!(applied, view.applied);
 }
+
+#[test]
+fn a_migration_never_changes_once_it_is_there() {
+    // Databases in the field remember what was run on them. Add a migration instead.
+    let migrations = store::migrations();
+    let found: Vec<_> = migrations
+        .iter()
+        .map(|migration| {
+            (
+                migration.version,
+                crc32c::crc32c(migration.sql.as_str().as_bytes()),
+            )
+        })
+        .collect();
+    assert_eq!(found, [(1, 3_888_106_962)]);
+}
