@@ -103,6 +103,9 @@ pub enum TopicError {
     /// The metadata could not be written; the change may have been made.
     #[error("metadata: {0}")]
     Metadata(String),
+    /// The metadata did not take the change, or is not known to have taken it: the code tells.
+    #[error("metadata: {}", partition::chain(.0))]
+    Apply(metadata::ApplyError),
     /// The broker is closing.
     #[error("the broker is closing")]
     Closing,
@@ -120,6 +123,7 @@ impl TopicError {
             Self::LimitReached(_) => Code::LimitReached,
             Self::BeyondEnd { .. } => Code::OffsetOutOfRange,
             Self::Maintain(_) | Self::Metadata(_) => Code::Internal,
+            Self::Apply(error) => error.code(),
             Self::Closing => Code::NotReady,
         }
     }
@@ -314,10 +318,12 @@ impl TopicError {
     pub(super) fn from_apply(topic: &TopicName, error: &metadata::ApplyError) -> Self {
         use metadata::{ApplyError, Rejected};
         match error {
-            ApplyError::Rejected(Rejected::TopicNotFound { .. }) => Self::NotFound(topic.clone()),
+            ApplyError::Rejected(Rejected::TopicNotFound) => Self::NotFound(topic.clone()),
             ApplyError::Rejected(Rejected::TopicExists { .. }) => Self::Exists(topic.clone()),
-            ApplyError::Rejected(rejected) => Self::LimitReached(rejected.to_string()),
-            other => Self::Metadata(partition::chain(other)),
+            ApplyError::Rejected(reached @ Rejected::LimitReached { .. }) => {
+                Self::LimitReached(reached.to_string())
+            }
+            other => Self::Apply(other.clone()),
         }
     }
 }

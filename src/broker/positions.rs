@@ -16,7 +16,7 @@ use crate::metadata::Command;
 use crate::partition;
 use crate::record::{Batch, StoredRecord};
 use crate::storage::ReadError;
-use crate::types::{Offset, Partition, TopicName};
+use crate::types::{Code, Offset, Partition, TopicName};
 
 pub(super) struct Request {
     topic: TopicName,
@@ -42,6 +42,8 @@ pub enum ConsumeError {
         topic: TopicName,
         /// What the metadata said.
         reason: String,
+        /// Which of the codes that is.
+        code: Code,
     },
     /// The broker is closing.
     #[error("the broker is closing")]
@@ -115,14 +117,15 @@ async fn next(
     let Some(topic) = broker.find_topic(name) else {
         return Ok(None);
     };
-    let lost = |reason: String| ConsumeError::Position {
+    let lost = |code: Code, error: &dyn std::error::Error| ConsumeError::Position {
         group: group.to_owned(),
         topic: name.clone(),
-        reason,
+        reason: partition::chain(error),
+        code,
     };
     let id = &broker.inner.options.id;
     let positions = broker.inner.store.position(id, group, topic.entry.id).await;
-    let positions = positions.map_err(|error| lost(partition::chain(&error)))?;
+    let positions = positions.map_err(|error| lost(Code::NotReady, &error))?;
     let mut oldest: Option<Consumed> = None;
     for (index, _) in topic.partitions.iter().enumerate() {
         let partition = Partition(index as u32);
@@ -152,7 +155,7 @@ async fn next(
         at: broker.inner.clock.now(),
     };
     let kept = broker.inner.store.apply(command).await;
-    kept.map_err(|error| lost(partition::chain(&error)))?;
+    kept.map_err(|error| lost(error.code(), &error))?;
     Ok(Some((partition, record)))
 }
 
@@ -189,11 +192,11 @@ async fn record_at(
 
 impl ConsumeError {
     /// The code on the wire.
-    pub fn code(&self) -> crate::types::Code {
+    pub fn code(&self) -> Code {
         match self {
             Self::Fetch(error) => error.code(),
-            Self::Position { .. } => crate::types::Code::Internal,
-            Self::Closing => crate::types::Code::NotReady,
+            Self::Position { code, .. } => *code,
+            Self::Closing => Code::NotReady,
         }
     }
 }

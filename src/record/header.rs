@@ -13,7 +13,7 @@ pub const MAGIC: [u8; 4] = *b"PLG\x01";
 /// Bytes of a batch header.
 pub const HEADER_LEN: usize = 128;
 
-/// Bits of [`Header::flags`]; a batch with a bit that is not listed here is refused.
+/// Bits of a header's flags; a batch with a bit that is not listed here is refused.
 pub mod flags {
     /// Bits of the assigned zone (`log_flags`): the records' time is the batch's `append_time`.
     pub const APPEND_TIME: u32 = 1;

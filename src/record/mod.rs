@@ -156,7 +156,7 @@ fn check_record<'a>(
     headers: impl Iterator<Item = (&'a str, &'a [u8])>,
     max_record_bytes: u32,
 ) -> Result<(), InvalidRecord> {
-    if max_record_bytes as usize <= record.size && max_record_bytes as usize != record.size {
+    if (max_record_bytes as usize) < record.size {
         return Err(InvalidRecord::TooLarge {
             size: record.size,
             max: max_record_bytes,
