@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::{Broker, FetchError, UnknownPartition};
 use crate::record::Header;
 use crate::storage::ReadError;
-use crate::types::{Offset, Partition, Timestamp, TopicName};
+use crate::types::{Durability, Offset, Partition, Timestamp, TopicName};
 
 /// Where a reader begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,6 +153,17 @@ impl Broker {
             .find_topic(topic)
             .ok_or_else(|| FetchError::TopicNotFound(topic.clone()))?;
         Ok(found.entry.settings.partitions)
+    }
+
+    /// What an acknowledgement of this topic's records proves.
+    ///
+    /// # Errors
+    /// [`FetchError::TopicNotFound`].
+    pub fn durability(&self, topic: &TopicName) -> Result<Durability, FetchError> {
+        let found = self
+            .find_topic(topic)
+            .ok_or_else(|| FetchError::TopicNotFound(topic.clone()))?;
+        Ok(found.entry.settings.durability)
     }
 
     /// First readable offset and high watermark of a partition.

@@ -14,11 +14,11 @@ pub enum Outcome {
 }
 
 macro_rules! codes {
-    ($($(#[$doc:meta])* $name:ident = ($text:literal, $status:literal, $retryable:literal, $outcome:ident),)*) => {
+    ($($(#[doc = $doc:literal])* $name:ident = ($text:literal, $status:literal, $retryable:literal, $outcome:ident),)*) => {
         /// What went wrong, in one stable word.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
         #[serde(rename_all = "snake_case")]
-        pub enum Code { $($(#[$doc])* $name,)* }
+        pub enum Code { $($(#[doc = $doc])* $name,)* }
 
         impl Code {
             /// All codes, in the order of this page.
@@ -31,6 +31,10 @@ macro_rules! codes {
             /// The HTTP status that carries it.
             pub const fn status(self) -> u16 {
                 match self { $(Self::$name => $status,)* }
+            }
+            /// What it means, in a sentence.
+            pub fn meaning(self) -> &'static str {
+                match self { $(Self::$name => concat!($($doc),*).trim_start(),)* }
             }
             /// Whether the same request may succeed later.
             pub const fn retryable(self) -> bool {

@@ -34,6 +34,8 @@ pub const HEADER_BYTES: usize = 64 * 1024;
 
 /// Greatest JSON request body that is held in memory, in bytes. NDJSON streams are not bounded by this.
 pub const JSON_BODY_BYTES: usize = 32 * 1024 * 1024;
+/// Most records of one JSON request. NDJSON streams are not bounded by this.
+pub const JSON_RECORDS: usize = 100_000;
 /// Greatest body of an administrative request (topics, console routes), in bytes.
 pub const ADMIN_BODY_BYTES: usize = 256 * 1024;
 /// Deepest nesting of a JSON value.
