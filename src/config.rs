@@ -1,1 +1,334 @@
-//! Configuration (layer 7).
+//! Configuration (layer 7): what an operator may say, where it is said, and what it means.
+//!
+//! Each setting has one name: `allowed_hosts` in the file, `--allowed-hosts` on the command line
+//! and `PILGRIMAGE_ALLOWED_HOSTS` in the environment. The command line counts most, then the
+//! environment, then the file, then the default.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::auth::guard::{AllowedHosts, InvalidEntry};
+use crate::auth::{AnonymousAccess, Policy};
+use crate::types::{BrokerId, InvalidName, InvalidSettings, TopicPatch, TopicSettings};
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+impl std::str::FromStr for LogFormat {
+    type Err = ConfigError;
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            other => Err(ConfigError::LogFormat(other.to_owned())),
+        }
+    }
+}
+
+/// Settings as somebody wrote them; what is absent was not said.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Options {
+    /// Address to listen on, `HOST:PORT` or `PORT`; port 0 = any free one. Default `127.0.0.1:8080`.
+    pub listen: Option<String>,
+    /// Directory of all data; created if absent. Default `./data`.
+    pub storage: Option<PathBuf>,
+    /// The broker's id. Default `broker1`.
+    pub id: Option<String>,
+    /// Partitions of topics that say nothing else. Default 1.
+    pub partitions: Option<u32>,
+    /// Copies wanted of each partition. Default 1.
+    pub replication: Option<u32>,
+    /// Whether producing to a topic that does not exist creates it. Default true.
+    pub auto_create_topics: Option<bool>,
+    /// Hosts, besides loopback, that the node answers for: `HOST` or `HOST:PORT`.
+    pub allowed_hosts: Option<Vec<String>>,
+    /// Origins whose web pages may call the node: `https://HOST[:PORT]`.
+    pub cors_origins: Option<Vec<String>>,
+    /// Lets everybody who reaches the node read and write. Needed to listen beyond loopback.
+    pub allow_anonymous: Option<bool>,
+    /// How log lines look. Default `text`.
+    pub log_format: Option<LogFormat>,
+    /// Which log lines are written: `error`, `warn`, `info`, `debug`, `trace`, or
+    /// `target=level,...`. Default `info`.
+    pub log_level: Option<String>,
+}
+
+impl Options {
+    /// These settings, and `below` where they say nothing.
+    #[must_use]
+    pub fn over(self, below: Self) -> Self {
+        Self {
+            listen: self.listen.or(below.listen),
+            storage: self.storage.or(below.storage),
+            id: self.id.or(below.id),
+            partitions: self.partitions.or(below.partitions),
+            replication: self.replication.or(below.replication),
+            auto_create_topics: self.auto_create_topics.or(below.auto_create_topics),
+            allowed_hosts: self.allowed_hosts.or(below.allowed_hosts),
+            cors_origins: self.cors_origins.or(below.cors_origins),
+            allow_anonymous: self.allow_anonymous.or(below.allow_anonymous),
+            log_format: self.log_format.or(below.log_format),
+            log_level: self.log_level.or(below.log_level),
+        }
+    }
+}
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("configuration file {}: {source}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// The file is not TOML, or has a key that does not exist.
+    #[error("configuration file {}: {source}", .path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<toml::de::Error>,
+    },
+    /// Not an address.
+    #[error("listen {0:?} is not an address such as 127.0.0.1:8080 or 8080")]
+    Listen(String),
+    /// Not an id.
+    #[error(transparent)]
+    Id(#[from] InvalidName),
+    /// A default for topics is out of its bounds.
+    #[error(transparent)]
+    Settings(#[from] InvalidSettings),
+    /// Not a host, or not an origin.
+    #[error(transparent)]
+    Entry(#[from] InvalidEntry),
+    /// Not a format of log lines.
+    #[error("log_format {0:?} is neither text nor json")]
+    LogFormat(String),
+    /// Not a level of log lines.
+    #[error("log_level {0:?} is not a level such as info, or TARGET=LEVEL,...")]
+    LogLevel(String),
+    /// Everybody could read and write.
+    #[error(
+        "listening on {0} would let everybody who reaches this machine read and write without a \
+         password; listen on 127.0.0.1, or accept it by name with allow_anonymous \
+         (--allow-anonymous, PILGRIMAGE_ALLOW_ANONYMOUS=true)"
+    )]
+    Exposed(SocketAddr),
+}
+
+/// A complete, valid configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Directory of all data.
+    pub storage: PathBuf,
+    /// The broker's id.
+    pub id: BrokerId,
+    /// Partitions of topics that say nothing else.
+    pub partitions: u32,
+    /// Copies wanted of each partition.
+    pub replication: u32,
+    /// Whether producing to a topic that does not exist creates it.
+    pub auto_create_topics: bool,
+    /// Hosts, besides loopback, that the node answers for.
+    pub allowed_hosts: Vec<String>,
+    /// Origins whose web pages may call the node.
+    pub cors_origins: Vec<String>,
+    /// Whether everybody who reaches the node may read and write.
+    pub allow_anonymous: bool,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// Which log lines are written.
+    pub log_level: String,
+}
+
+impl Config {
+    /// The configuration that `options`, and below them the file, ask for.
+    ///
+    /// # Errors
+    /// The first setting that is not of its form; a listener beyond loopback that was not accepted
+    /// by name.
+    pub fn load(options: Options, file: Option<&Path>) -> Result<Self, ConfigError> {
+        let below = match file {
+            None => Options::default(),
+            Some(path) => {
+                let path = path.to_owned();
+                match std::fs::read_to_string(&path) {
+                    Err(source) => return Err(ConfigError::Read { path, source }),
+                    Ok(text) => toml::from_str(&text).map_err(|source| ConfigError::Parse {
+                        path,
+                        source: Box::new(source),
+                    })?,
+                }
+            }
+        };
+        Self::new(options.over(below))
+    }
+
+    fn new(options: Options) -> Result<Self, ConfigError> {
+        let listen = options
+            .listen
+            .as_deref()
+            .map_or(Ok(DEFAULT_LISTEN), address)?;
+        let allow_anonymous = options.allow_anonymous.unwrap_or(false);
+        if !listen.ip().to_canonical().is_loopback() && !allow_anonymous {
+            return Err(ConfigError::Exposed(listen));
+        }
+        let allowed_hosts = options.allowed_hosts.unwrap_or_default();
+        let cors_origins = options.cors_origins.unwrap_or_default();
+        AllowedHosts::new(allowed_hosts.iter().map(String::as_str))?
+            .with_origins(cors_origins.iter().map(String::as_str))?;
+        let log_level = options.log_level.unwrap_or_else(|| "info".to_owned());
+        if tracing_subscriber::EnvFilter::builder()
+            .parse(&log_level)
+            .is_err()
+        {
+            return Err(ConfigError::LogLevel(log_level));
+        }
+        let config = Self {
+            listen,
+            storage: options.storage.unwrap_or_else(|| "data".into()),
+            id: options
+                .id
+                .unwrap_or_else(|| "broker1".to_owned())
+                .try_into()?,
+            partitions: options.partitions.unwrap_or(1),
+            replication: options.replication.unwrap_or(1),
+            auto_create_topics: options.auto_create_topics.unwrap_or(true),
+            allowed_hosts,
+            cors_origins,
+            allow_anonymous,
+            log_format: options.log_format.unwrap_or_default(),
+            log_level,
+        };
+        config.topic_defaults()?;
+        Ok(config)
+    }
+
+    /// Settings of topics that say nothing else.
+    ///
+    /// # Errors
+    /// A number of partitions or copies out of its bounds.
+    pub fn topic_defaults(&self) -> Result<TopicSettings, InvalidSettings> {
+        TopicSettings::default().with(&TopicPatch {
+            partitions: Some(self.partitions),
+            replication_factor: Some(self.replication),
+            ..TopicPatch::default()
+        })
+    }
+
+    /// The rules of access in force.
+    pub fn policy(&self) -> Policy {
+        let anonymous = if self.allow_anonymous {
+            AnonymousAccess::Anywhere
+        } else {
+            AnonymousAccess::Loopback
+        };
+        Policy { anonymous }
+    }
+}
+
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+
+fn address(text: &str) -> Result<SocketAddr, ConfigError> {
+    let local = text.strip_prefix("localhost:").unwrap_or(text);
+    if let Ok(port) = local.parse::<u16>() {
+        return Ok(SocketAddr::new(DEFAULT_LISTEN.ip(), port));
+    }
+    text.parse()
+        .map_err(|_| ConfigError::Listen(text.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(options: Options, file: &str) -> Result<Config, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pilgrimage.toml");
+        std::fs::write(&path, file).unwrap();
+        Config::load(options, Some(&path))
+    }
+
+    #[test]
+    fn a_node_that_is_told_nothing_listens_on_loopback() {
+        assert_eq!(
+            Config::load(Options::default(), None).unwrap(),
+            Config {
+                listen: "127.0.0.1:8080".parse().unwrap(),
+                storage: "data".into(),
+                id: "broker1".try_into().unwrap(),
+                partitions: 1,
+                replication: 1,
+                auto_create_topics: true,
+                allowed_hosts: vec![],
+                cors_origins: vec![],
+                allow_anonymous: false,
+                log_format: LogFormat::Text,
+                log_level: "info".into(),
+            }
+        );
+    }
+
+    #[test]
+    fn the_command_line_counts_more_than_the_file() {
+        let options = Options {
+            listen: Some("9000".into()),
+            ..Options::default()
+        };
+        let config = load(
+            options,
+            "listen = \"127.0.0.1:1\"\npartitions = 3\nlog_format = \"json\"",
+        )
+        .unwrap();
+        assert_eq!(config.listen, "127.0.0.1:9000".parse().unwrap());
+        assert_eq!((config.partitions, config.log_format), (3, LogFormat::Json));
+    }
+
+    #[test]
+    fn what_is_not_a_setting_or_not_of_its_form_is_refused_by_name() {
+        for (file, why) in [
+            ("listne = \"x\"", "unknown field `listne`"),
+            (
+                "listen = \"nowhere\"",
+                "listen \"nowhere\" is not an address",
+            ),
+            ("id = \"a/b\"", "broker id"),
+            ("partitions = 0", "partitions must be between 1"),
+            ("partitions = -1", "invalid value"),
+            ("allowed_hosts = [\"http://x\"]", "is not a host"),
+            ("cors_origins = [\"*\"]", "is not an origin"),
+            ("log_level = \"x=y=z\"", "log_level"),
+            ("listen = \"0.0.0.0:8080\"", "--allow-anonymous"),
+        ] {
+            let error = load(Options::default(), file).unwrap_err().to_string();
+            assert!(error.contains(why), "{file}: {error}");
+        }
+    }
+
+    #[test]
+    fn strangers_are_let_in_only_by_name() {
+        let config = load(
+            Options::default(),
+            "listen = \"0.0.0.0:8080\"\nallow_anonymous = true",
+        )
+        .unwrap();
+        assert_eq!(config.policy().anonymous, AnonymousAccess::Anywhere);
+        assert!(load(Options::default(), "listen = \"[::1]:8080\"").is_ok());
+    }
+}

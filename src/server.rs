@@ -1,1 +1,269 @@
-//! Composition root (layer 7).
+//! Composition root (layer 7): starts a node in order and ends it in order.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use crate::auth::guard::InvalidEntry;
+use crate::broker::{self, Broker, Brokers, OpenError};
+use crate::config::{Config, LogFormat};
+use crate::http::{self, App, serve};
+use crate::tasks::{Tasks, Unfinished};
+use crate::telemetry;
+use crate::types::InvalidSettings;
+
+/// Why a node did not start, or did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// Somebody listens there already.
+    #[error("address {0} is in use by another program; stop it or choose another with --listen")]
+    AddressInUse(SocketAddr),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The storage cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A default for topics is out of its bounds.
+    #[error(transparent)]
+    Settings(#[from] InvalidSettings),
+    /// A host or an origin is not one.
+    #[error(transparent)]
+    Entry(#[from] InvalidEntry),
+    /// The node ended, but not all of it in time.
+    #[error("the node did not end cleanly: {0}")]
+    Unfinished(#[from] Unfinished),
+}
+
+/// A node at work.
+#[derive(Debug)]
+pub struct Running {
+    address: SocketAddr,
+    storage: PathBuf,
+    brokers: Brokers,
+    /// Ends the listener; everything else ends after it.
+    stop: CancellationToken,
+    /// Holds the listener and the node's own upkeep.
+    tasks: Tasks,
+    /// Holds what the brokers need until they are closed.
+    broker_tasks: Tasks,
+}
+
+/// How long the listener and its requests may take to end: their own time, and a little more.
+const DRAIN: Duration = Duration::from_secs(12);
+/// How long what is left may take after the brokers are closed.
+const REST: Duration = Duration::from_secs(5);
+
+impl Running {
+    /// Starts a node: takes the address, opens the storage, recovers every partition, then listens.
+    ///
+    /// # Errors
+    /// See [`ServerError`]; nothing is left running.
+    pub async fn start(config: Config) -> Result<Self, ServerError> {
+        raise_file_limit();
+        // Before anything is recovered: a second start on the same port must not touch anything.
+        let listener = serve::bind(config.listen).map_err(|source| match source.kind() {
+            io::ErrorKind::AddrInUse => ServerError::AddressInUse(config.listen),
+            _ => ServerError::Listen {
+                address: config.listen,
+                source,
+            },
+        })?;
+        let address = listener
+            .local_addr()
+            .map_err(|source| ServerError::Listen {
+                address: config.listen,
+                source,
+            })?;
+
+        let mut options = broker::Options::new(config.id.clone(), config.storage.clone());
+        options.defaults = config.topic_defaults()?;
+        options.auto_create_topics = config.auto_create_topics;
+        let broker = Broker::open(options).await?;
+        let broker_tasks = Tasks::new();
+        let brokers = Brokers::new(broker, &broker_tasks);
+
+        if config.allow_anonymous {
+            tracing::warn!(
+                %address,
+                "anonymous access is allowed: everybody who reaches this address may read, write and delete"
+            );
+        }
+        let stop = CancellationToken::new();
+        let prometheus = prometheus();
+        let face = http::Options {
+            policy: config.policy(),
+            allowed_hosts: config.allowed_hosts,
+            cors_origins: config.cors_origins,
+        };
+        let app = match App::new(brokers.clone(), face, prometheus.clone(), stop.clone()) {
+            Ok(app) => Arc::new(app),
+            Err(error) => {
+                brokers.close().await;
+                return Err(error.into());
+            }
+        };
+        let router = http::router(app.clone());
+        let tasks = Tasks::new();
+        tasks.spawn(
+            "http",
+            serve::serve(
+                listener,
+                app,
+                router,
+                serve::Settings::default(),
+                stop.clone(),
+            ),
+        );
+        if let Some(prometheus) = prometheus {
+            tasks.spawn("metrics-upkeep", upkeep(prometheus, stop.clone()));
+        }
+        Ok(Self {
+            address,
+            storage: config.storage,
+            brokers,
+            stop,
+            tasks,
+            broker_tasks,
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Directory of its data.
+    pub fn storage(&self) -> &std::path::Path {
+        &self.storage
+    }
+
+    /// The node's own broker.
+    pub fn broker(&self) -> &Broker {
+        self.brokers.own()
+    }
+
+    /// Returns when the node's own broker was asked to stop (`POST /stop`).
+    pub async fn stopped(&self) {
+        self.brokers.own_stopped().cancelled().await;
+    }
+
+    /// Ends the node: no new connections, requests end (long ones early), then the brokers sync
+    /// and close.
+    ///
+    /// # Errors
+    /// What did not end in time; the storage is closed all the same.
+    pub async fn shutdown(self) -> Result<(), ServerError> {
+        self.stop.cancel();
+        let drained = self.tasks.shutdown(DRAIN).await;
+        self.brokers.close().await;
+        let rest = self.broker_tasks.shutdown(REST).await;
+        drained.and(rest).map_err(Into::into)
+    }
+}
+
+/// Runs a node until `shutdown` returns or its own broker is asked to stop.
+///
+/// # Errors
+/// See [`ServerError`].
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
+    let running = Running::start(config).await?;
+    tokio::select! {
+        () = shutdown => {}
+        () = running.stopped() => {}
+    }
+    running.shutdown().await
+}
+
+/// Returns at Ctrl-C or SIGTERM.
+pub async fn interrupted() {
+    let mut terminate =
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(terminate) => terminate,
+            Err(error) => {
+                tracing::error!(%error, "SIGTERM cannot be listened for");
+                let _ = tokio::signal::ctrl_c().await;
+                return;
+            }
+        };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+/// Sends log lines to stderr. Called twice, the first call counts.
+pub fn log_to_stderr(format: LogFormat, level: &str) {
+    let filter = EnvFilter::builder().parse_lossy(level);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr);
+    // Fails only if log lines go somewhere already.
+    let _ = match format {
+        LogFormat::Text => lines
+            .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
+            .try_init(),
+        LogFormat::Json => lines.json().try_init(),
+    };
+}
+
+/// Each connection and each open segment takes a file descriptor; systems start programs with
+/// fewer than they may have.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open files could not be raised");
+    }
+}
+
+/// Bounds of the histograms, in seconds.
+const BUCKETS: [f64; 14] = [
+    0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
+];
+
+/// The process's metrics; all nodes of one process share them.
+fn prometheus() -> Option<PrometheusHandle> {
+    static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
+    let install = || {
+        let mut builder = PrometheusBuilder::new();
+        for name in [telemetry::REQUEST_SECONDS, telemetry::FSYNC_SECONDS] {
+            builder = builder
+                .set_buckets_for_metric(Matcher::Full(name.into()), &BUCKETS)
+                .ok()?;
+        }
+        // A program that embeds the node may have a recorder of its own.
+        builder.install_recorder().ok()
+    };
+    HANDLE.get_or_init(install).clone()
+}
+
+/// Folds what histograms have gathered, so that memory stays bounded if nobody reads `/metrics`.
+async fn upkeep(prometheus: PrometheusHandle, stop: CancellationToken) {
+    let mut every = tokio::time::interval(Duration::from_secs(5));
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = every.tick() => prometheus.run_upkeep(),
+        }
+    }
+}
