@@ -8,3 +8,6 @@ pub mod architecture {}
 
 #[doc = include_str!("delivery.md")]
 pub mod delivery {}
+
+#[doc = include_str!("operations.md")]
+pub mod operations {}

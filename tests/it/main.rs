@@ -8,6 +8,7 @@
 
 mod console;
 mod crash;
+mod operations;
 mod real_input;
 mod support;
 mod webdriver;
