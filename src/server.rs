@@ -43,6 +43,9 @@ pub enum ServerError {
     /// A host or an origin is not one.
     #[error(transparent)]
     Entry(#[from] InvalidEntry),
+    /// The disk under the metadata failed while the node ran.
+    #[error("the disk under the metadata in {0} has failed; what was acknowledged before is safe")]
+    MetadataFailed(PathBuf),
     /// The node ended, but not all of it in time.
     #[error("the node did not end cleanly: {0}")]
     Unfinished(#[from] Unfinished),
@@ -161,6 +164,11 @@ impl Running {
         self.brokers.own_stopped().cancelled().await;
     }
 
+    /// Returns when the node cannot go on: see [`Broker::failed`].
+    pub async fn failed(&self) {
+        self.brokers.own().failed().await;
+    }
+
     /// Ends the node: no new connections, requests end (long ones early), then the brokers sync
     /// and close.
     ///
@@ -181,11 +189,13 @@ impl Running {
 /// See [`ServerError`].
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
     let running = Running::start(config).await?;
-    tokio::select! {
-        () = shutdown => {}
-        () = running.stopped() => {}
-    }
-    running.shutdown().await
+    let failed = tokio::select! {
+        () = shutdown => None,
+        () = running.stopped() => None,
+        () = running.failed() => Some(ServerError::MetadataFailed(running.storage.clone())),
+    };
+    let ended = running.shutdown().await;
+    failed.map_or(ended, Err)
 }
 
 /// Returns at Ctrl-C or SIGTERM.

@@ -239,6 +239,15 @@ impl Broker {
         &self.inner.stats
     }
 
+    /// Returns when the disk under the metadata has failed: what the broker agreed to can no longer
+    /// be kept, so the process should end (PROTOCOL D1). Never returns because of [`close`](Self::close).
+    pub async fn failed(&self) {
+        self.inner.store.stopped().await;
+        if self.inner.tasks.stopping().is_cancelled() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// Ends every task, syncs every log and releases the directory once the last clone is gone.
     /// Requests that still run are answered that the broker is closing. Closing twice is harmless.
     pub async fn close(&self) {
