@@ -13,6 +13,7 @@ mod disk;
 mod error;
 mod files;
 mod index;
+pub mod inspect;
 mod log;
 mod quarantine;
 mod reader;

@@ -1,6 +1,10 @@
 //! Promises of the log, against real files and a disk that can lose power at any moment.
 
 mod basics;
+mod crash;
+mod damage;
+mod faults;
+pub(crate) mod sim;
 
 use std::path::Path;
 use std::sync::Arc;
