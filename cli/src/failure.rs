@@ -164,7 +164,7 @@ fn hint_for(error: &ClientError) -> Option<String> {
                 "free space on the node's disk, or trim or delete topics; reading goes on meanwhile"
             }
             Code::HostNotAllowed => {
-                "name the node by an address it knows, or start it with --allowed-host"
+                "name the node by an address it knows, or start it with --allowed-hosts"
             }
             _ => return None,
         },

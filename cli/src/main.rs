@@ -8,10 +8,12 @@ mod consume;
 mod context;
 mod failure;
 mod input;
+mod log;
 mod node;
 mod output;
 mod produce;
 mod registry;
+mod start;
 mod target;
 mod topics;
 
@@ -48,6 +50,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Start(Box<start::StartArgs>),
     Stop(brokers::StopArgs),
     Send(brokers::SendArgs),
     Consume(Box<consume::ConsumeArgs>),
@@ -56,6 +59,7 @@ enum Command {
     Produce(Box<produce::ProduceArgs>),
     Node(node::NodeArgs),
     Context(context::ContextArgs),
+    Log(log::LogArgs),
     Bench(Box<bench::BenchArgs>),
     Completions(completions::CompletionsArgs),
 }
@@ -68,6 +72,7 @@ impl Cli {
             command,
         } = self;
         match command {
+            Command::Start(args) => start::run(*args).await,
             Command::Stop(args) => brokers::stop(args, &target, output).await,
             Command::Send(args) => brokers::send(args, &target, output).await,
             Command::Consume(args) => consume::run(*args, &target, output).await,
@@ -76,6 +81,7 @@ impl Cli {
             Command::Produce(args) => produce::run(*args, &target, output).await,
             Command::Node(args) => node::run(args, &target, output).await,
             Command::Context(args) => context::run(args, output),
+            Command::Log(args) => log::run(args, output),
             Command::Bench(args) => bench::run(*args, &target, output).await,
             Command::Completions(args) => completions::run(args, &mut Cli::command()),
         }
@@ -133,6 +139,11 @@ mod tests {
     #[test]
     fn every_documented_form_is_taken() {
         for line in [
+            "start",
+            "start --id broker1 --partitions 3 --replication 2 --storage /tmp/b1",
+            "start -i broker1 -p 3 -r 2 -s /tmp/b1 --test-mode",
+            "start --listen 0.0.0.0:80 --allow-anonymous --allowed-hosts a,b:80 --config x.toml",
+            "start --allow-anonymous=false --auto-create-topics false --log-format json --log-level warn",
             "stop --id broker1",
             "stop -i broker1",
             "send broker1 hello",
@@ -160,6 +171,8 @@ mod tests {
             "context use prod",
             "context list",
             "completions bash",
+            "log verify data",
+            "log dump data/x.log --headers -n 5",
             "bench produce --spawn --records 10 --record-size 1KiB --batch 1 --connections 2 --format json",
             "bench consume --duration 2s --partitions 3 --topics 2 --fan-out",
             "bench end-to-end --url http://x:1 --rate 100 --no-baseline",
@@ -187,6 +200,9 @@ mod tests {
             "node --url http://x --context y",
             "--output xml node",
             "nonsense",
+            "start --partitions many",
+            "start --log-format xml",
+            "log verify",
             "bench produce --spawn --url http://x:1",
             "bench produce --records 0",
             "bench produce --records 5 --duration 1s",

@@ -8,7 +8,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pilgrimage::types::BrokerId;
 use serde::{Deserialize, Serialize};
@@ -30,17 +30,31 @@ pub(crate) struct Entry {
 /// Longest file that is taken for an entry.
 const ENTRY_BYTES_MAX: u64 = 64 * 1024;
 
+/// How long a broker that is starting is waited for: recovery of its logs comes before.
+const START_PATIENCE: Duration = Duration::from_secs(2);
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(5);
+
 /// The directory of entries.
 #[derive(Debug, Clone)]
 pub(crate) struct Registry {
     dir: PathBuf,
 }
 
-/// A running node's own entry; taken off when dropped.
+/// A running node's own entry, which nobody else can have meanwhile; taken off when dropped.
 #[derive(Debug)]
 pub(crate) struct Registration {
     path: PathBuf,
-    _locked: File,
+    locked: File,
+}
+
+impl Registration {
+    /// Says where the broker is. Until then it is found as one that starts.
+    pub(crate) fn announce(&mut self, entry: &Entry) -> std::io::Result<()> {
+        self.locked.set_len(0)?;
+        self.locked.rewind()?;
+        self.locked.write_all(&serde_json::to_vec(entry)?)
+    }
 }
 
 impl Drop for Registration {
@@ -88,9 +102,9 @@ impl Registry {
         self.dir.join(format!("{id}.json"))
     }
 
-    /// Enters a broker. It stays entered until the registration is dropped or the process ends.
-    pub(crate) fn register(&self, entry: &Entry) -> Result<Registration, RegisterError> {
-        let path = self.path(&entry.id);
+    /// Reserves the id for this process, until the registration is dropped or the process ends.
+    pub(crate) fn register(&self, id: &BrokerId) -> Result<Registration, RegisterError> {
+        let path = self.path(id);
         let io = |source| RegisterError::Io {
             dir: self.dir.clone(),
             source,
@@ -100,15 +114,10 @@ impl Registry {
             .mode(0o700)
             .create(&self.dir)
             .map_err(io)?;
-        let mut file = self.lock(&path, &entry.id)?;
-        file.set_len(0).map_err(io)?;
-        file.rewind().map_err(io)?;
-        let text = serde_json::to_vec(entry).map_err(|error| io(error.into()))?;
-        file.write_all(&text).map_err(io)?;
-        Ok(Registration {
-            path,
-            _locked: file,
-        })
+        let locked = self.lock(&path, id)?;
+        // What a killed predecessor said is not true of this one.
+        locked.set_len(0).map_err(io)?;
+        Ok(Registration { path, locked })
     }
 
     fn lock(&self, path: &Path, id: &BrokerId) -> Result<File, RegisterError> {
@@ -131,7 +140,7 @@ impl Registry {
                 // Whoever only looks whether the broker runs holds a lock for an instant, too.
                 Err(TryLockError::WouldBlock) if tries != 0 => {
                     tries -= 1;
-                    std::thread::sleep(Duration::from_millis(5));
+                    std::thread::sleep(PAUSE);
                     continue;
                 }
                 Err(TryLockError::WouldBlock) => {
@@ -152,9 +161,16 @@ impl Registry {
         }
     }
 
-    /// The running broker of this id.
+    /// The running broker of this id. One that is just starting is waited for.
     pub(crate) fn find(&self, id: &BrokerId) -> Option<Entry> {
-        live(&self.path(id))
+        let begun = Instant::now();
+        loop {
+            match look(&self.path(id)) {
+                Found::Running(entry) => return Some(entry),
+                Found::Starting if begun.elapsed() < START_PATIENCE => std::thread::sleep(PAUSE),
+                Found::Starting | Found::Nothing => return None,
+            }
+        }
     }
 
     /// All running brokers, by id.
@@ -165,20 +181,33 @@ impl Registry {
         let mut all: Vec<_> = files
             .filter_map(|file| Some(file.ok()?.path()))
             .filter(|path| path.extension().is_some_and(|ext| ext == "json"))
-            .filter_map(|path| live(&path))
+            .filter_map(|path| match look(&path) {
+                Found::Running(entry) => Some(entry),
+                Found::Starting | Found::Nothing => None,
+            })
             .collect();
         all.sort_by(|a, b| a.id.cmp(&b.id));
         all
     }
 }
 
-/// The entry in this file, if the process that wrote it still runs.
-fn live(path: &Path) -> Option<Entry> {
-    let mut file = File::open(path).ok()?;
+/// What a file of the registry stands for.
+enum Found {
+    Running(Entry),
+    /// The process that holds the file has not said yet where it listens.
+    Starting,
+    /// Nobody holds the file.
+    Nothing,
+}
+
+fn look(path: &Path) -> Found {
+    let Ok(mut file) = File::open(path) else {
+        return Found::Nothing;
+    };
     // A shared lock, so that several who look at once do not take one another for the node.
     match file.try_lock_shared() {
-        Err(TryLockError::WouldBlock) => read(&mut file),
-        Ok(()) | Err(TryLockError::Error(_)) => None,
+        Err(TryLockError::WouldBlock) => read(&mut file).map_or(Found::Starting, Found::Running),
+        Ok(()) | Err(TryLockError::Error(_)) => Found::Nothing,
     }
 }
 
@@ -202,15 +231,31 @@ mod tests {
         }
     }
 
+    fn running(registry: &Registry, id: &str) -> Registration {
+        let mut registration = registry.register(&entry(id).id).unwrap();
+        registration.announce(&entry(id)).unwrap();
+        registration
+    }
+
+    #[test]
+    fn a_broker_that_starts_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let registry = Registry::at(dir.path().to_owned());
+        let mut starting = registry.register(&entry("a").id).unwrap();
+        let found = std::thread::scope(|scope| {
+            let finder = scope.spawn(|| registry.find(&entry("a").id));
+            starting.announce(&entry("a")).unwrap();
+            finder.join().unwrap()
+        });
+        assert_eq!(found, Some(entry("a")));
+    }
+
     #[test]
     fn a_broker_is_found_while_it_runs_and_not_afterwards() {
         let dir = tempfile::tempdir().unwrap();
         let registry = Registry::at(dir.path().to_owned());
         assert_eq!(registry.all(), []);
-        let (a, b) = (
-            registry.register(&entry("a")).unwrap(),
-            registry.register(&entry("b")).unwrap(),
-        );
+        let (a, b) = (running(&registry, "a"), running(&registry, "b"));
         assert_eq!(registry.find(&entry("a").id), Some(entry("a")));
         assert_eq!(registry.all(), [entry("a"), entry("b")]);
         drop(a);
@@ -223,8 +268,12 @@ mod tests {
     fn an_id_runs_once() {
         let dir = tempfile::tempdir().unwrap();
         let registry = Registry::at(dir.path().to_owned());
-        let _first = registry.register(&entry("a")).unwrap();
-        let error = registry.register(&entry("a")).unwrap_err();
+        let first = registry.register(&entry("a").id).unwrap();
+        let error = registry.register(&entry("a").id).unwrap_err();
+        assert!(matches!(&error, RegisterError::Busy(_)), "{error}");
+        drop(first);
+        let _first = running(&registry, "a");
+        let error = registry.register(&entry("a").id).unwrap_err();
         assert!(
             matches!(&error, RegisterError::Running(running) if **running == entry("a")),
             "{error}"
@@ -241,8 +290,8 @@ mod tests {
         std::fs::write(registry.dir.join("b.json"), "{").unwrap();
         std::fs::create_dir(registry.dir.join("c.json")).unwrap();
         assert_eq!(registry.all(), []);
-        let _a = registry.register(&entry("a")).unwrap();
-        let _b = registry.register(&entry("b")).unwrap();
+        let _a = running(&registry, "a");
+        let _b = running(&registry, "b");
         assert_eq!(registry.all(), [entry("a"), entry("b")]);
     }
 }

@@ -6,9 +6,12 @@
     unreachable_pub
 )]
 
+mod bench;
+mod cli;
 mod console;
 mod crash;
 mod operations;
 mod real_input;
+mod shell;
 mod support;
 mod webdriver;

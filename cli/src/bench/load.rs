@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pilgrimage::client::{Acks, Client, ClientError, ProduceOptions, Publish};
-use pilgrimage::record::{Batch, BatchBuilder, Codec, Producer, Record};
+use pilgrimage::record::{Batch, BatchBuilder, Codec, Format, Producer, Record};
 use pilgrimage::types::{Clock, Partition, SystemClock, TopicName};
 use tokio::task::JoinSet;
 
@@ -41,6 +41,8 @@ pub(crate) struct Load {
     pub(crate) wire: Wire,
     pub(crate) acks: Acks,
     pub(crate) compress: bool,
+    /// Whether values in batches are marked as text, so that JSON gives them back as text.
+    pub(crate) text: bool,
     /// Records per second over all connections; none = as fast as answers come.
     pub(crate) rate: Option<f64>,
 }
@@ -235,8 +237,19 @@ impl Shared {
             Wire::Binary => {
                 let now = SystemClock.now();
                 let mut builder = BatchBuilder::with_capacity(count * (size + 16));
+                let format = if self.load.text {
+                    Format::Text
+                } else {
+                    Format::Binary
+                };
                 each(&mut |value| {
-                    builder.push(&Record::binary(Bytes::copy_from_slice(value)), now)
+                    let value = Some(Bytes::copy_from_slice(value));
+                    let record = Record {
+                        value,
+                        format,
+                        ..Record::default()
+                    };
+                    builder.push(&record, now);
                 });
                 let codec = if self.load.compress {
                     Codec::Zstd

@@ -157,6 +157,7 @@ impl Common {
                 Acks::All
             },
             compress: self.compress,
+            text: matches!(self.format, Wire::Json | Wire::Ndjson),
             rate: self.rate,
         })
     }
