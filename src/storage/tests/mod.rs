@@ -4,7 +4,10 @@ mod basics;
 mod crash;
 mod damage;
 mod faults;
+mod golden;
+mod model;
 pub(crate) mod sim;
+mod upkeep;
 
 use std::path::Path;
 use std::sync::Arc;
