@@ -14,19 +14,27 @@ use super::App;
 use super::body::read_whole;
 use super::error::ApiError;
 use super::extract::expect_json;
+use super::face::Peer;
+use super::router::{known_peer, may};
 use crate::api::v1::{
     BrokerRef, ConsumeMessage, DEFAULT_GROUP, DEFAULT_TOPIC, SendMessage, StartBroker,
 };
+use crate::auth::{Operation, Resource};
 use crate::broker::{Acks, Broker, BrokerError, StartOptions};
 use crate::record::Record;
 use crate::types::{BrokerId, Code, TopicName, limits};
 
-/// A failure in the first release's manner: a JSON text.
-struct Said(StatusCode, String);
+/// Why a console route failed.
+pub(super) enum Failed {
+    /// In the first release's manner: a JSON text.
+    Said(StatusCode, String),
+    /// The request did not get as far as the route.
+    Problem(ApiError),
+}
 
-impl Said {
+impl Failed {
     fn because(why: impl std::fmt::Display) -> Self {
-        Self(StatusCode::BAD_REQUEST, why.to_string())
+        Self::Said(StatusCode::BAD_REQUEST, why.to_string())
     }
 
     /// What is not the caller's fault keeps its status.
@@ -35,7 +43,7 @@ impl Said {
             StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
             tracing::error!(code = code.as_str(), error = %why, "console route failed");
-            return Self(
+            return Self::Said(
                 status,
                 format!("the broker could not do this: {}", code.meaning()),
             );
@@ -44,42 +52,50 @@ impl Said {
     }
 }
 
-impl From<BrokerError> for Said {
+impl From<BrokerError> for Failed {
     fn from(error: BrokerError) -> Self {
         Self::because(super::error::chain(&error))
     }
 }
 
-impl IntoResponse for Said {
+impl IntoResponse for Failed {
     fn into_response(self) -> Response {
-        (self.0, axum::Json(self.1)).into_response()
+        match self {
+            Self::Said(status, why) => (status, axum::Json(why)).into_response(),
+            Self::Problem(error) => error.into_response(),
+        }
     }
 }
 
-type Answer<T> = Result<axum::Json<T>, Response>;
+type Answer<T> = Result<axum::Json<T>, Failed>;
 
-async fn body<T: DeserializeOwned>(request: Request<Body>) -> Result<T, Response> {
+async fn body<T: DeserializeOwned>(request: Request<Body>) -> Result<T, Failed> {
     let (parts, body) = request.into_parts();
-    expect_json(&parts.headers).map_err(IntoResponse::into_response)?;
+    expect_json(&parts.headers).map_err(Failed::Problem)?;
     let bytes = read_whole(&parts.headers, body, limits::ADMIN_BODY_BYTES)
         .await
-        .map_err(ApiError::into_response)?;
-    serde_json::from_slice(&bytes).map_err(|error| Said::because(error).into_response())
+        .map_err(Failed::Problem)?;
+    serde_json::from_slice(&bytes).map_err(Failed::because)
 }
 
-fn said<T>(result: Result<T, Said>) -> Answer<T> {
-    result.map(axum::Json).map_err(IntoResponse::into_response)
-}
-
-fn find(app: &App, id: &str) -> Result<Broker, Said> {
-    let id = BrokerId::try_from(id).map_err(|_| Said::from(BrokerError::NotRunning))?;
+fn find(app: &App, id: &str) -> Result<Broker, Failed> {
+    let id = BrokerId::try_from(id).map_err(|_| Failed::from(BrokerError::NotRunning))?;
     app.brokers
         .get(&id)
         .ok_or_else(|| BrokerError::NotRunning.into())
 }
 
-fn topic_of(name: Option<&str>) -> Result<TopicName, Said> {
-    TopicName::try_from(name.unwrap_or(DEFAULT_TOPIC)).map_err(Said::because)
+/// The topic that the body names, if the sender may use it so.
+fn topic_of(name: Option<&str>, peer: &Peer, operation: Operation) -> Result<TopicName, Failed> {
+    let topic = TopicName::try_from(name.unwrap_or(DEFAULT_TOPIC)).map_err(Failed::because)?;
+    may(peer, operation, &Resource::Topic(topic.clone())).map_err(Failed::Problem)?;
+    Ok(topic)
+}
+
+fn peer_of(request: &Request<Body>) -> Result<Arc<Peer>, Failed> {
+    known_peer(request.extensions())
+        .cloned()
+        .map_err(Failed::Problem)
 }
 
 /// Starts another broker in this process, with a storage of its own.
@@ -92,18 +108,14 @@ pub(super) async fn start(
     request: Request<Body>,
 ) -> Answer<&'static str> {
     let wanted: StartBroker = body(request).await?;
-    said(async { start_broker(&app, wanted).await }.await)
-}
-
-async fn start_broker(app: &App, wanted: StartBroker) -> Result<&'static str, Said> {
     let options = StartOptions {
-        id: BrokerId::try_from(wanted.id).map_err(Said::because)?,
+        id: BrokerId::try_from(wanted.id).map_err(Failed::because)?,
         partitions: wanted.partitions,
         replication: wanted.replication,
         storage: wanted.storage.into(),
     };
     app.brokers.start(options).await?;
-    Ok("Broker started")
+    Ok(axum::Json("Broker started"))
 }
 
 /// Stops a broker; its data stays.
@@ -117,10 +129,10 @@ pub(super) async fn stop(
 ) -> Answer<&'static str> {
     let wanted: BrokerRef = body(request).await?;
     let stopped = match BrokerId::try_from(wanted.id) {
-        Ok(id) => app.brokers.stop(&id).await.map_err(Said::from),
+        Ok(id) => app.brokers.stop(&id).await.map_err(Failed::from),
         Err(_) => Err(BrokerError::NotRunning.into()),
     };
-    said(stopped.map(|()| "Broker stopped"))
+    stopped.map(|()| axum::Json("Broker stopped"))
 }
 
 /// Sends a message through a broker.
@@ -132,20 +144,17 @@ pub(super) async fn send(
     State(app): State<Arc<App>>,
     request: Request<Body>,
 ) -> Answer<&'static str> {
+    let peer = peer_of(&request)?;
     let wanted: SendMessage = body(request).await?;
-    said(send_message(&app, wanted).await)
-}
-
-async fn send_message(app: &App, wanted: SendMessage) -> Result<&'static str, Said> {
-    let broker = find(app, &wanted.id)?;
-    let topic = topic_of(wanted.topic.as_deref())?;
+    let broker = find(&app, &wanted.id)?;
+    let topic = topic_of(wanted.topic.as_deref(), &peer, Operation::Write)?;
     let mut record = Record::text(wanted.message);
     record.key = wanted.key.map(Into::into);
     let sent = broker
         .produce(&topic, vec![(None, record)], Acks::All, None)
         .await;
-    sent.map_err(|error| Said::coded(error.code(), error))?;
-    Ok("Message sent")
+    sent.map_err(|error| Failed::coded(error.code(), error))?;
+    Ok(axum::Json("Message sent"))
 }
 
 /// Hands out the next message.
@@ -154,30 +163,27 @@ async fn send_message(app: &App, wanted: SendMessage) -> Result<&'static str, Sa
     (status = 400, description = "\"No broker is running with the given ID\", or the reason", body = String),
 ))]
 pub(super) async fn consume(State(app): State<Arc<App>>, request: Request<Body>) -> Answer<String> {
+    let peer = peer_of(&request)?;
     let wanted: ConsumeMessage = body(request).await?;
-    said(next_message(&app, wanted).await)
-}
-
-async fn next_message(app: &App, wanted: ConsumeMessage) -> Result<String, Said> {
-    let broker = find(app, &wanted.id)?;
-    let topic = topic_of(wanted.topic.as_deref())?;
+    let broker = find(&app, &wanted.id)?;
+    let topic = topic_of(wanted.topic.as_deref(), &peer, Operation::Read)?;
     let group = wanted.group.as_deref().unwrap_or(DEFAULT_GROUP);
     if limits::TOPIC_NAME_BYTES < group.len() {
-        return Err(Said::because("the group's name is too long"));
+        return Err(Failed::because("the group's name is too long"));
     }
     let wait = Duration::from_millis(wanted.timeout_ms.unwrap_or(0).min(limits::READ_WAIT_MS_MAX));
     let consumed = tokio::select! {
         consumed = broker.consume(&topic, group, wait) => consumed,
-        () = app.stop.cancelled() => return Ok(NO_MESSAGES.to_owned()),
+        () = app.stop.cancelled() => return Ok(axum::Json(NO_MESSAGES.to_owned())),
     };
-    let message = consumed.map_err(|error| Said::coded(error.code(), error))?;
-    Ok(message.map_or_else(
+    let message = consumed.map_err(|error| Failed::coded(error.code(), error))?;
+    Ok(axum::Json(message.map_or_else(
         || NO_MESSAGES.to_owned(),
         |(_, stored)| {
             let value = stored.record.value.unwrap_or_default();
             String::from_utf8_lossy(&value).into_owned()
         },
-    ))
+    )))
 }
 
 const NO_MESSAGES: &str = "No messages available";
@@ -189,5 +195,5 @@ const NO_MESSAGES: &str = "No messages available";
 ))]
 pub(super) async fn status(State(app): State<Arc<App>>, request: Request<Body>) -> Answer<bool> {
     let wanted: BrokerRef = body(request).await?;
-    said(find(&app, &wanted.id).map(|broker| broker.can_write()))
+    find(&app, &wanted.id).map(|broker| axum::Json(broker.can_write()))
 }

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{Request, Response, StatusCode, header};
+use axum::http::{Extensions, Request, Response, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::Route;
 use metrics::{Counter, Histogram};
@@ -172,21 +172,24 @@ impl GateInner {
                 Resource::Topic(name)
             }
         };
-        // Without a peer nobody knows who asks: that would be a fault of this program.
-        let peer = parts
-            .extensions
-            .get::<Arc<Peer>>()
-            .ok_or_else(|| ApiError::new(Code::Internal, "the sender is unknown"))?;
-        auth::decide(
-            &peer.principal,
-            self.access.operation,
-            &resource,
-            &peer.policy,
-        )
-        .into_result()
-        .map_err(|denied| ApiError::new(denied.code(), denied.to_string()))?;
+        let peer = known_peer(&parts.extensions)?;
+        may(peer, self.access.operation, &resource)?;
         Ok(Request::from_parts(parts, body))
     }
+}
+
+/// Who asks. That every request has a sender is this program's own doing.
+pub(super) fn known_peer(extensions: &Extensions) -> Result<&Arc<Peer>, ApiError> {
+    extensions
+        .get::<Arc<Peer>>()
+        .ok_or_else(|| ApiError::new(Code::Internal, "the sender is unknown"))
+}
+
+/// Whether the sender may do this, for what only the body names.
+pub(super) fn may(peer: &Peer, operation: Operation, resource: &Resource) -> Result<(), ApiError> {
+    auth::decide(&peer.principal, operation, resource, &peer.policy)
+        .into_result()
+        .map_err(|denied| ApiError::new(denied.code(), denied.to_string()))
 }
 
 /// Statuses whose counters are kept at hand.

@@ -197,12 +197,12 @@ fn meet(app: &App, stream: &TcpStream, from: SocketAddr) -> Option<Peer> {
 
 fn builder(patience: Patience) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
+    // No pipeline_flush: with it hyper keeps its answer to a malformed head to itself.
     builder
         .http1()
         .timer(TokioTimer::new())
         // Runs from one answer to the end of the next request head; PatientIo bounds the head.
         .header_read_timeout(patience.idle)
-        .pipeline_flush(true)
         .max_buf_size(BUFFER_BYTES)
         .http2()
         .timer(TokioTimer::new())

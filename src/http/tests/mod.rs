@@ -1,6 +1,13 @@
 //! The face as clients meet it: a node on a real socket, and bytes.
 
+mod assets;
+mod browsers;
+mod connections;
+mod hostile;
 mod produce;
+mod read;
+mod stream;
+mod topics;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
