@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use bytes::{Bytes, BytesMut};
 
+use super::builder::{BatchBuilder, Producer};
 use super::header::{Codec, HEADER_LEN, Header, HeaderError, flags};
 use super::payload::Records;
 use super::{InvalidRecord, RecordShape, check_record};
@@ -195,6 +196,67 @@ impl Batch {
             header,
             bytes: bytes.freeze(),
         }))
+    }
+
+    /// One zstd batch with the records of several neighbours, if that is smaller than they are:
+    /// small batches compress far better together, and share one header. Offsets, times, keys,
+    /// values and headers stay; the batch carries the last one's append time.
+    ///
+    /// # Errors
+    /// When a batch is damaged.
+    pub fn merged(batches: &[Self], level: i32) -> Result<Option<Self>, BatchError> {
+        let [first, .., last] = batches else {
+            return match batches {
+                [one] => one.compressed(level),
+                _ => Ok(None),
+            };
+        };
+        let before = batches.iter().map(|batch| batch.bytes.len()).sum::<usize>();
+        let mut builder = BatchBuilder::with_capacity(before);
+        for batch in batches {
+            for record in batch.unpack()?.records() {
+                let record = record?;
+                builder.push(&record.to_stored().record, record.timestamp);
+            }
+        }
+        let Some(merged) = builder.build_at(Codec::Zstd, level, Producer::default()) else {
+            return Ok(None);
+        };
+        if before <= merged.bytes.len() {
+            return Ok(None);
+        }
+        let mut bytes = BytesMut::from(merged.bytes.as_ref());
+        let mut header = Header {
+            topic_id: first.header.topic_id,
+            partition: first.header.partition,
+            leader_epoch: first.header.leader_epoch,
+            base_offset: first.header.base_offset,
+            durable_at_append: first.header.durable_at_append,
+            append_time: last.header.append_time,
+            prev_crc: first.header.prev_crc,
+            ..merged.header
+        };
+        write_assigned(&mut header, &mut bytes);
+        Ok(Some(Self {
+            header,
+            bytes: bytes.freeze(),
+        }))
+    }
+
+    /// Whether `next` may share a batch with this one: its neighbour in the same reign, neither
+    /// marked by an idempotent producer nor by append time, with no gap within or between.
+    pub fn may_merge(&self, next: &Self) -> bool {
+        let plain = |header: &Header| {
+            header.producer_id == 0
+                && (header.producer_epoch, header.base_sequence) == (0, 0)
+                && header.extension_len == 0
+                && header.log_flags == 0
+                && header.last_offset_delta == header.record_count - 1
+        };
+        plain(&self.header)
+            && plain(&next.header)
+            && self.header.leader_epoch == next.header.leader_epoch
+            && self.header.end_offset() == next.header.base_offset
     }
 
     /// The same batch chained to another predecessor: what rewriting a sealed segment needs.

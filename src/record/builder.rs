@@ -85,14 +85,19 @@ impl BatchBuilder {
 
     /// The finished batch, not yet assigned to a log. `None` when there is no record.
     pub fn build(self, codec: Codec, producer: Producer) -> Option<Batch> {
+        // Level 3 is zstd's own default.
+        self.build_at(codec, 3, producer)
+    }
+
+    pub(super) fn build_at(self, codec: Codec, level: i32, producer: Producer) -> Option<Batch> {
         if self.count == 0 {
             return None;
         }
         let unpacked_len = (self.bytes.len() - HEADER_LEN) as u32;
         let packed = match codec {
             Codec::None => None,
-            // Level 3 is zstd's own default. A batch that does not shrink is kept as it is.
-            Codec::Zstd => zstd::bulk::compress(&self.bytes[HEADER_LEN..], 3)
+            // A batch that does not shrink is kept as it is.
+            Codec::Zstd => zstd::bulk::compress(&self.bytes[HEADER_LEN..], level)
                 .ok()
                 .filter(|packed| packed.len() < unpacked_len as usize),
         };

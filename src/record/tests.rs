@@ -251,6 +251,37 @@ fn compressing_and_rechaining_change_neither_place_nor_records() {
     assert_eq!(packed.compressed(9), Ok(None));
 }
 
+#[test]
+fn neighbours_merge_into_one_batch_with_the_same_records() {
+    let mut batches = Vec::new();
+    for (index, record) in some_records().into_iter().enumerate() {
+        let mut bytes = BytesMut::from(Bytes::from(build(&[record], Codec::None)).as_ref());
+        let base_offset = Offset(41 + index as u64);
+        assign(
+            &mut bytes,
+            &Assignment {
+                base_offset,
+                ..place()
+            },
+        )
+        .unwrap();
+        batches.push(Batch::take(&mut bytes.freeze()).unwrap());
+    }
+    assert!(batches.windows(2).all(|pair| pair[0].may_merge(&pair[1])));
+    assert!(!batches[1].may_merge(&batches[0]) && !batches[0].may_merge(&batches[2]));
+    let merged = Batch::merged(&batches, 9).unwrap().unwrap();
+    let apart: Vec<_> = batches
+        .iter()
+        .flat_map(|batch| read(batch).unwrap())
+        .collect();
+    assert_eq!(read(&merged).unwrap(), apart);
+    assert_eq!(
+        Header::parse_assigned(merged.bytes()).unwrap(),
+        merged.header
+    );
+    assert_eq!(merged.header.end_offset(), Offset(46));
+}
+
 fn any_bytes(max: usize) -> impl Strategy<Value = Bytes> {
     proptest::collection::vec(any::<u8>(), 0..max).prop_map(Bytes::from)
 }

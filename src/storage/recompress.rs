@@ -2,8 +2,9 @@
 //! record.
 //!
 //! The work is done beside the log's writer, on a segment that no longer changes; only the final
-//! rename is the writer's. Batches keep their offsets, times and producers. Their chain is laid
-//! anew within the file, and the segment's header remembers both ends of the old one.
+//! rename is the writer's. Records keep their offsets and times. Small neighbouring batches become
+//! one; those of idempotent producers stay apart. The chain is laid anew within the file, and the
+//! segment's header remembers both ends of the old one.
 
 use std::io::IoSlice;
 use std::path::PathBuf;
@@ -19,11 +20,14 @@ use super::log::{PartitionLog, remove_if_there};
 use super::reader::Shared;
 use super::segment::{FIRST, Points4k, Segment, SegmentHeader};
 use super::walk::{Expect, Walk};
-use crate::record::{Batch, Codec, Header};
+use crate::record::{Batch, StoredRecord};
 use crate::types::{Compression, Offset};
 
 /// zstd's level for segments that are written once and read many times.
 const LEVEL: i32 = 9;
+/// Bytes of neighbouring batches that become one: enough for zstd to find what repeats, little
+/// enough to be unpacked for the sake of one record.
+const MERGE_BYTES: usize = 128 * 1024;
 /// A rewrite that saves less than one part in this many is not worth its I/O.
 const WORTH: u64 = 20;
 
@@ -100,20 +104,42 @@ impl Recompression {
         let mut expect = self.expect(&header);
         let mut points = Points4k::default();
         let (mut position, mut len, mut chain) = (FIRST, FIRST, header.prev_crc);
-        while expect.offset < self.end {
-            let old = self.batch_at(&mut walk, position, &expect)?;
-            let new = old.compressed(LEVEL).map_err(|_| self.damaged(position))?;
-            let new = new.as_ref().unwrap_or(&old).rechained(chain);
-            if !same_records(&old, &new) {
-                return Err(self.damaged(position));
+        let mut run: Vec<Batch> = Vec::new();
+        while expect.offset < self.end || !run.is_empty() {
+            let next = if expect.offset < self.end {
+                let next = self.batch_at(&mut walk, position, &expect)?;
+                position += next.bytes().len() as u64;
+                expect.advance(&next.header);
+                Some(next)
+            } else {
+                None
+            };
+            let full = MERGE_BYTES
+                <= run
+                    .iter()
+                    .map(|batch| batch.header.unpacked_len as usize)
+                    .sum();
+            let joins = next
+                .as_ref()
+                .zip(run.last())
+                .is_some_and(|(next, last)| last.may_merge(next));
+            if !run.is_empty() && (full || !joins) {
+                let merged = Batch::merged(&run, LEVEL).map_err(|_| self.damaged(position))?;
+                let written = merged.as_ref().map_or(run.as_slice(), std::slice::from_ref);
+                if !same_records(&run, written) {
+                    return Err(self.damaged(position));
+                }
+                for batch in written {
+                    let batch = batch.rechained(chain);
+                    to.write_all_at(&mut [IoSlice::new(batch.bytes())], len)
+                        .attempt("write", &path)?;
+                    points.see(len, &batch.header);
+                    len += batch.bytes().len() as u64;
+                    chain = batch.header.header_crc;
+                }
+                run.clear();
             }
-            to.write_all_at(&mut [IoSlice::new(new.bytes())], len)
-                .attempt("write", &path)?;
-            points.see(len, &new.header);
-            len += new.bytes().len() as u64;
-            position += old.bytes().len() as u64;
-            chain = new.header.header_crc;
-            expect.advance(&old.header);
+            run.extend(next);
         }
         if self.segment.len() - self.segment.len() / WORTH < len {
             return Ok(None);
@@ -185,23 +211,29 @@ impl Recompression {
     }
 }
 
-/// Whether two batches hold the same records, and say the same of them.
-fn same_records(old: &Batch, new: &Batch) -> bool {
-    let essence = |header: &Header| Header {
-        batch_len: 0,
-        header_crc: 0,
-        prev_crc: 0,
-        body_crc: 0,
-        codec: Codec::None,
-        ..header.clone()
+/// Whether the rewritten batches hold the same records at the same places and times, and say the
+/// same of where they belong.
+fn same_records(old: &[Batch], new: &[Batch]) -> bool {
+    let records = |batches: &[Batch]| -> Option<Vec<StoredRecord>> {
+        let mut records = Vec::new();
+        for batch in batches {
+            batch.verify().ok()?;
+            for record in batch.unpack().ok()?.records() {
+                records.push(record.ok()?.to_stored());
+            }
+        }
+        Some(records)
     };
-    let (Ok(a), Ok(b)) = (old.unpack(), new.unpack()) else {
-        return false;
+    let belongs = |batches: &[Batch]| {
+        let (first, last) = (&batches.first()?.header, &batches.last()?.header);
+        Some((
+            (first.topic_id, first.partition, first.leader_epoch),
+            (first.base_offset, last.end_offset(), last.append_time),
+            (first.producer_id, first.producer_epoch, first.base_sequence),
+        ))
     };
-    essence(&old.header) == essence(&new.header)
-        && new.verify().is_ok()
-        && a.records().all(|record| record.is_ok())
-        && a.records().eq(b.records())
+    let (before, after) = (records(old), records(new));
+    before.is_some() && before == after && belongs(old) == belongs(new)
 }
 
 impl PartitionLog {
