@@ -79,6 +79,8 @@ enum RecordFormat {
     Json,
     /// One JSON record per line.
     Ndjson,
+    /// A YAML list of records.
+    Yaml,
     /// Each value and a line feed, byte for byte.
     Raw,
     /// Each value in hexadecimal.
@@ -101,6 +103,7 @@ pub(crate) async fn run(args: ConsumeArgs, target: &Target, output: Output) -> R
         Output::Table => RecordFormat::Text,
         Output::Json => RecordFormat::Json,
         Output::Ndjson => RecordFormat::Ndjson,
+        Output::Yaml => RecordFormat::Yaml,
     });
     if args.follow && format == RecordFormat::Json {
         return Err(Failure::usage(
@@ -408,6 +411,11 @@ impl Printer {
             RecordFormat::Ndjson => {
                 serde_json::to_writer(&mut self.out, record)?;
                 self.out.write_all(b"\n")?;
+            }
+            RecordFormat::Yaml => {
+                // Lists of one, one after another, are one list.
+                self.out
+                    .write_all(crate::output::yaml(&[record])?.as_bytes())?;
             }
             RecordFormat::Text | RecordFormat::Raw | RecordFormat::Hex => {
                 let time = crate::output::time(record.timestamp);

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Output};
 
-/// The `context` command.
+/// Name nodes, and choose the one that commands speak to.
 #[derive(Debug, Args)]
 pub(crate) struct ContextArgs {
     #[command(subcommand)]

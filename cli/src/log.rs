@@ -325,8 +325,7 @@ fn put(
             output::time(batch.append_time),
         )?;
     } else {
-        serde_json::to_writer(&mut *out, &batch)?;
-        out.write_all(b"\n")?;
+        put_one(out, &batch, output)?;
     }
     if !with_records {
         return Ok(());
@@ -364,9 +363,17 @@ fn put(
                 show(value)
             )?;
         } else {
-            serde_json::to_writer(&mut *out, &dumped)?;
-            out.write_all(b"\n")?;
+            put_one(out, &dumped, output)?;
         }
     }
     Ok(())
+}
+
+/// One of many things: a line of JSON, or an item of a YAML list.
+fn put_one(out: &mut impl Write, thing: &impl Serialize, output: Output) -> Result<(), Failure> {
+    if output == Output::Yaml {
+        return Ok(out.write_all(output::yaml(&[thing])?.as_bytes())?);
+    }
+    serde_json::to_writer(&mut *out, thing)?;
+    Ok(out.write_all(b"\n")?)
 }

@@ -17,6 +17,8 @@ pub(crate) enum Output {
     Json,
     /// One JSON value per line.
     Ndjson,
+    /// One YAML document.
+    Yaml,
 }
 
 impl Output {
@@ -30,6 +32,7 @@ impl Output {
             Self::Table => line(&table()),
             Self::Json => line(&serde_json::to_string_pretty(thing)?),
             Self::Ndjson => line(&serde_json::to_string(thing)?),
+            Self::Yaml => line(&yaml(thing)?),
         }
     }
 
@@ -51,6 +54,13 @@ impl Output {
             other => other.one(&things, table),
         }
     }
+}
+
+/// A thing in YAML.
+pub(crate) fn yaml<T: Serialize>(thing: &T) -> Result<String, Failure> {
+    // By way of JSON: values that are kept as they were written exist in JSON alone.
+    let value = serde_json::to_value(thing)?;
+    serde_saphyr::to_string(&value).map_err(|error| Failure::failed(format!("write YAML: {error}")))
 }
 
 /// Writes one line (or block) to stdout.
@@ -161,6 +171,21 @@ mod tests {
             assert_eq!(millis(ms), text);
         }
         assert_eq!(time(1_700_000_000_123), "2023-11-14T22:13:20.123Z");
+    }
+
+    #[test]
+    fn what_yaml_would_take_for_something_else_is_quoted() {
+        let thing =
+            serde_json::json!([{"no": "yes", "n": 1, "s": "1", "t": "a: b\n# c", "e": null}]);
+        let text = yaml(&thing).unwrap();
+        let expected = concat!(
+            "- e: null\n",
+            "  \"n\": 1\n",
+            "  \"no\": \"yes\"\n",
+            "  s: \"1\"\n",
+            "  t: |-\n    a: b\n    # c\n",
+        );
+        assert_eq!(text, expected);
     }
 
     #[test]

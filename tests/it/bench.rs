@@ -12,7 +12,7 @@ async fn every_benchmark_verifies_what_it_measured() {
             &["--compress", "--partitions", "2", "--topics", "2"][..],
         ),
         ("produce", "json", &["--rate", "20000"]),
-        ("produce", "ndjson", &[]),
+        ("produce", "ndjson", &["--http2"]),
         ("produce", "publish", &["--no-baseline"]),
         ("consume", "binary", &["--partitions", "3", "--fan-out"]),
         ("consume", "json", &[]),

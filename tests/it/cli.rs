@@ -383,6 +383,9 @@ async fn topics_are_made_shown_changed_trimmed_and_deleted() {
         "c"
     );
 
+    let yaml = shell.run(&["consume", "--topic", "orders", "-o", "yaml"]);
+    assert!(yaml.text().starts_with("- offset: 2"), "{}", yaml.text());
+
     shell
         .run(&["topic", "delete", "orders"])
         .failed(1, "was not deleted");

@@ -53,7 +53,7 @@ pub(crate) async fn run(
     rate: f64,
     hasher: &Hasher,
 ) -> Result<Outcome, Failure> {
-    let reader = Client::new(url)?;
+    let reader = Client::with_options(url, load.options.clone())?;
     let topic = &load.topics[0];
     let end = Read {
         from: Start::Latest,
@@ -81,7 +81,7 @@ pub(crate) async fn run(
     let mut writers = JoinSet::new();
     let load = Arc::new(load.clone());
     for index in 0..load.connections {
-        let client = Client::new(url)?;
+        let client = Client::with_options(url, load.options.clone())?;
         writers.spawn(write(
             Arc::clone(&load),
             client,

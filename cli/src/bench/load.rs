@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use pilgrimage::client::{Acks, Client, ClientError, ProduceOptions, Publish};
+use pilgrimage::client::{Acks, Client, ClientError, ClientOptions, ProduceOptions, Publish};
 use pilgrimage::record::{Batch, BatchBuilder, Codec, Format, Producer, Record};
 use pilgrimage::types::{Clock, Partition, SystemClock, TopicName};
 use tokio::task::JoinSet;
@@ -41,6 +41,8 @@ pub(crate) struct Load {
     pub(crate) wire: Wire,
     pub(crate) acks: Acks,
     pub(crate) compress: bool,
+    /// How its clients speak.
+    pub(crate) options: ClientOptions,
     /// Whether values in batches are marked as text, so that JSON gives them back as text.
     pub(crate) text: bool,
     /// Records per second over all connections; none = as fast as answers come.
@@ -113,7 +115,7 @@ pub(crate) async fn write(
     let mut connections = JoinSet::new();
     for index in 0..load.connections {
         // A client of its own is a connection of its own.
-        let client = Client::new(url)?;
+        let client = Client::with_options(url, load.options.clone())?;
         connections.spawn(connection(Arc::clone(&shared), client, index));
     }
     let mut all = Written {

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use pilgrimage::api::v1::Node;
-use pilgrimage::client::{Acks, Client};
+use pilgrimage::client::{Acks, Client, ClientOptions};
 use pilgrimage::types::{TopicName, TopicPatch, limits};
 
 use crate::failure::Failure;
@@ -100,6 +100,9 @@ struct Common {
     /// Sends batches under zstd.
     #[arg(long)]
     compress: bool,
+    /// Speaks HTTP/2 instead of HTTP/1.1. The bare HTTP server does, too.
+    #[arg(long)]
+    http2: bool,
     /// Each connection reads everything, instead of its share.
     #[arg(long)]
     fan_out: bool,
@@ -157,6 +160,10 @@ impl Common {
                 Acks::All
             },
             compress: self.compress,
+            options: ClientOptions {
+                http2: self.http2,
+                ..ClientOptions::default()
+            },
             text: matches!(self.format, Wire::Json | Wire::Ndjson),
             rate: self.rate,
         })
@@ -186,6 +193,9 @@ impl Common {
         ];
         if load.compress {
             setting.push(("codec", "zstd".to_owned()));
+        }
+        if self.http2 {
+            setting.push(("HTTP", "2".to_owned()));
         }
         setting
     }
@@ -300,6 +310,11 @@ impl Bench {
     ) -> Report {
         Report {
             benchmark,
+            unit: match (benchmark, self.load.wire) {
+                ("consume", Wire::Binary | Wire::Publish) => "next batch",
+                ("consume", Wire::Ndjson) => "next record",
+                _ => "request",
+            },
             url: self.client.url().to_owned(),
             setting: self.common.setting(&self.load),
             rate,
@@ -502,6 +517,10 @@ impl Bench {
             found.verified,
         );
         report.acknowledged = Some(found.acknowledged.percentiles());
+        report.setting = self.common.setting(&Load {
+            rate: Some(rate),
+            ..load.clone()
+        });
         if !self.common.no_baseline {
             let (rate, disk) = baseline::disk(&self.dir, load.record_size, 1, records)?;
             // Here the distance in time counts, not how much fits into a second.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pilgrimage::api::v1::Record;
-use pilgrimage::client::{Client, Next, Read, ReadBatches, Start};
+use pilgrimage::client::{Client, ClientOptions, Next, Read, ReadBatches, Start};
 use pilgrimage::types::{Offset, Partition, TopicName};
 use tokio::task::JoinSet;
 
@@ -50,6 +50,7 @@ pub(crate) struct Reading {
     /// Where each partition ends.
     pub(crate) ends: BTreeMap<Place, u64>,
     pub(crate) wire: Wire,
+    pub(crate) options: ClientOptions,
     /// Records of one JSON page.
     pub(crate) page: usize,
     pub(crate) connections: usize,
@@ -70,6 +71,7 @@ impl Reading {
             topics: load.topics.clone(),
             ends,
             wire: Wire::Binary,
+            options: load.options.clone(),
             page: 10_000,
             connections: load.connections,
             everyone_everything: false,
@@ -82,7 +84,7 @@ impl Reading {
         let this = Arc::new(self.clone());
         let mut connections = JoinSet::new();
         for index in 0..self.connections {
-            let client = Client::new(url)?;
+            let client = Client::with_options(url, self.options.clone())?;
             connections.spawn(connection(Arc::clone(&this), client, hasher.clone(), index));
         }
         let mut all = Got::empty()?;
@@ -274,5 +276,91 @@ pub(crate) fn compare(load: &Load, written: &[&Written], got: &Got) -> Verified 
         partitions: seen.len(),
         offsets,
         wrong,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pilgrimage::client::{Acks, ClientOptions};
+
+    use super::*;
+
+    fn load(wire: Wire) -> Load {
+        Load {
+            topics: vec!["t".parse().unwrap()],
+            partitions: 2,
+            record_size: 8,
+            batch: 1,
+            connections: 1,
+            wire,
+            acks: Acks::All,
+            compress: false,
+            options: ClientOptions::default(),
+            text: false,
+            rate: None,
+        }
+    }
+
+    fn sum(hasher: &Hasher, records: &[(&str, u64)]) -> Sum {
+        let mut sum = Sum::default();
+        for (value, offset) in records {
+            sum.add(hasher.value(value.as_bytes()), Some(*offset));
+        }
+        sum
+    }
+
+    #[test]
+    fn a_wrong_answer_is_named_by_partition() {
+        let hasher = Hasher::default();
+        let written = Written {
+            latencies: Latencies::new().unwrap(),
+            requests: 2,
+            records: 2,
+            bytes: 16,
+            took: Duration::ZERO,
+            sums: BTreeMap::from([((0, 0), sum(&hasher, &[("a", 0), ("b", 1)]))]),
+        };
+        let wrong = |wire, sums: &[(Place, &[(&str, u64)])]| {
+            let sums = sums
+                .iter()
+                .map(|(place, records)| (*place, sum(&hasher, records)))
+                .collect();
+            let got = Got {
+                sums,
+                ..Got::empty().unwrap()
+            };
+            compare(&load(wire), &[&written], &got).wrong
+        };
+        let nothing: [String; 0] = [];
+        assert_eq!(
+            wrong(Wire::Binary, &[((0, 0), &[("a", 0), ("b", 1)])]),
+            nothing
+        );
+        assert_eq!(
+            wrong(Wire::Binary, &[((0, 0), &[("a", 0)])]),
+            ["t/0: 2 records were acknowledged, 1 were read"]
+        );
+        assert_eq!(
+            wrong(Wire::Binary, &[((0, 0), &[("a", 0), ("c", 1)])]),
+            ["t/0: values differ from what was written"]
+        );
+        let swapped: &[(&str, u64)] = &[("b", 0), ("a", 1)];
+        assert_eq!(
+            wrong(Wire::Binary, &[((0, 0), swapped)]),
+            ["t/0: records do not stand at the offsets that were acknowledged"]
+        );
+        assert_eq!(
+            wrong(Wire::Ndjson, &[((0, 0), swapped)]),
+            nothing,
+            "answers to NDJSON name no offsets"
+        );
+        assert_eq!(wrong(Wire::Binary, &[]), ["t/0: was not read"]);
+        assert_eq!(
+            wrong(
+                Wire::Binary,
+                &[((0, 0), &[("a", 0), ("b", 1)]), ((0, 1), &[("x", 0)])]
+            ),
+            ["t/1: 0 records were acknowledged, 1 were read"]
+        );
     }
 }

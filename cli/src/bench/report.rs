@@ -186,6 +186,8 @@ pub(crate) struct Verified {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Report {
     pub(crate) benchmark: &'static str,
+    /// What one latency is: that of a request, of the next batch, of the next record.
+    pub(crate) unit: &'static str,
     pub(crate) url: String,
     pub(crate) setting: Vec<(&'static str, String)>,
     pub(crate) rate: Rate,
@@ -212,8 +214,10 @@ impl Report {
             latencies.push(acknowledged.row("write acknowledged"));
             latencies.push(self.request.row("read by a waiting reader"));
         } else {
-            latencies.push(self.request.row("request"));
-            latencies.push(self.record.row("per record of it"));
+            latencies.push(self.request.row(self.unit));
+            if self.unit != "next record" {
+                latencies.push(self.record.row("per record of it"));
+            }
         }
         for baseline in &self.baselines {
             rates.push(
@@ -224,17 +228,26 @@ impl Report {
             latencies.push(baseline.latency.row(baseline.name));
         }
         let node = &self.node;
-        let per_fsync = self.rate.records as f64 / node.fsyncs.max(1) as f64;
+        let per_fsync = match node.fsyncs {
+            0 => "no fsync".to_owned(),
+            n => format!(
+                "{n} fsyncs of {} ({:.1} records each)",
+                micros(node.fsync_mean_us),
+                self.rate.records as f64 / n as f64
+            ),
+        };
         let cost = format!(
-            "node: memory {} -> {}, cpu {:.2} s, {} fsyncs of {} ({per_fsync:.1} records each), {} requests, log +{}",
+            "node: memory {} -> {}, cpu {:.2} s, {per_fsync}, {} requests, log +{}",
             output::bytes(node.memory_before),
             output::bytes(node.memory_after),
             node.cpu_seconds,
-            node.fsyncs,
-            micros(node.fsync_mean_us),
             node.requests,
             output::bytes(node.log_bytes),
         );
+        let ratio = match self.acknowledged {
+            Some(_) => "READ AT P50 TAKES>",
+            None => "NODE IS>",
+        };
         let places = if self.verified.offsets {
             ", each at the offset that was acknowledged"
         } else {
@@ -254,7 +267,7 @@ impl Report {
             self.url,
             setting.join(", "),
             output::table(
-                &["", "RECORDS>", "TIME>", "RECORDS/S>", "MB/S>", "NODE IS>"],
+                &["", "RECORDS>", "TIME>", "RECORDS/S>", "MB/S>", ratio],
                 rates
             ),
             output::table(
