@@ -277,3 +277,127 @@ async fn upkeep(prometheus: PrometheusHandle, stop: CancellationToken) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Options;
+
+    fn config(dir: &std::path::Path) -> Config {
+        let options = Options {
+            listen: Some("0".into()),
+            storage: Some(dir.to_owned()),
+            ..Options::default()
+        };
+        Config::load(options, None).unwrap()
+    }
+
+    async fn post(at: SocketAddr, path: &str, body: &'static str) -> String {
+        let client = reqwest::Client::new();
+        let request = client
+            .post(format!("http://{at}{path}"))
+            .header("content-type", "application/json")
+            .body(body);
+        request.send().await.unwrap().text().await.unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_second_start_on_the_same_port_or_storage_says_so() {
+        let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let running = Running::start(config(one.path())).await.unwrap();
+
+        let mut same_port = config(two.path());
+        same_port.listen = running.address();
+        let error = Running::start(same_port).await.unwrap_err();
+        assert!(matches!(error, ServerError::AddressInUse(at) if at == running.address()));
+        assert_eq!(std::fs::read_dir(two.path()).unwrap().count(), 0);
+
+        let error = Running::start(config(one.path())).await.unwrap_err();
+        assert!(matches!(
+            error,
+            ServerError::Open(OpenError::InUse(path)) if path == one.path()
+        ));
+        running.shutdown().await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn stopping_its_own_broker_ends_the_node_and_keeps_its_data() {
+        let dir = tempfile::tempdir().unwrap();
+        let running = Running::start(config(dir.path())).await.unwrap();
+        let sent = post(
+            running.address(),
+            "/send",
+            r#"{"id":"broker1","message":"kept"}"#,
+        );
+        assert_eq!(sent.await, "\"Message sent\"");
+        let stopped = post(running.address(), "/stop", r#"{"id":"broker1"}"#);
+        assert_eq!(stopped.await, "\"Broker stopped\"");
+        running.stopped().await;
+        let address = running.address();
+        running.shutdown().await.unwrap();
+        assert!(tokio::net::TcpStream::connect(address).await.is_err());
+
+        let running = Running::start(config(dir.path())).await.unwrap();
+        let consumed = post(running.address(), "/consume", r#"{"id":"broker1"}"#);
+        assert_eq!(consumed.await, "\"kept\"");
+        running.shutdown().await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn readers_that_wait_do_not_hold_up_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let running = Running::start(config(dir.path())).await.unwrap();
+        post(
+            running.address(),
+            "/v1/topics/t/records",
+            r#"{"records":[{"value":1}]}"#,
+        )
+        .await;
+        let url = format!("http://{}/v1/topics/t/records", running.address());
+        let follow = reqwest::get(format!("{url}?follow=true")).await.unwrap();
+        let wait = tokio::spawn(reqwest::get(format!("{url}?from=latest&wait=60s")));
+        let began = std::time::Instant::now();
+        running.shutdown().await.unwrap();
+        assert!(began.elapsed() < Duration::from_secs(8));
+        assert!(follow.text().await.unwrap().contains("\"offset\":0"));
+        // The wait was answered, or had not been accepted yet.
+        if let Ok(answer) = wait.await.unwrap() {
+            assert_eq!(answer.status(), 200);
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn one_port_speaks_http2_too_and_its_requests_are_measured() {
+        let dir = tempfile::tempdir().unwrap();
+        let running = Running::start(config(dir.path())).await.unwrap();
+        let client = reqwest::Client::builder()
+            .http2_prior_knowledge()
+            .build()
+            .unwrap();
+        let url = format!("http://{}", running.address());
+        let sent = client
+            .post(format!("{url}/v1/topics/t/publish"))
+            .body("x")
+            .send();
+        let sent = sent.await.unwrap();
+        assert_eq!(
+            (sent.status(), sent.version()),
+            (200.try_into().unwrap(), http2())
+        );
+        let metrics = client.get(format!("{url}/metrics")).send().await.unwrap();
+        let metrics = metrics.text().await.unwrap();
+        for series in [
+            r#"pilgrimage_requests_total{route="/v1/topics/{topic}/publish",method="POST",status="200"}"#,
+            "request_duration_seconds_bucket",
+            "pilgrimage_connections",
+            "pilgrimage_fsync_total",
+        ] {
+            assert!(metrics.contains(series), "{series} is not in {metrics}");
+        }
+        running.shutdown().await.unwrap();
+    }
+
+    fn http2() -> reqwest::Version {
+        reqwest::Version::HTTP_2
+    }
+}

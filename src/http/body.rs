@@ -338,3 +338,80 @@ impl Whole {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream::{self, StreamExt};
+
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(30);
+
+    fn paced(parts: &'static [&'static str], then_hangs: bool, pace: Pace) -> Body {
+        let frames = stream::iter(parts)
+            .map(|part| Ok::<_, axum::BoxError>(Frame::data(Bytes::from_static(part.as_bytes()))));
+        let hang = stream::pending().take(usize::from(then_hangs));
+        let body = http_body_util::StreamBody::new(frames.chain(hang));
+        Body::new(PacedBody::new(body, pace))
+    }
+
+    async fn read(body: Body, limit: usize) -> Result<Bytes, Code> {
+        let whole = read_whole(&HeaderMap::new(), body, limit).await;
+        whole.map_err(|error| error.code())
+    }
+
+    #[tokio::test]
+    async fn a_body_that_stops_coming_is_given_up_and_a_whole_one_is_read() {
+        for pace in [
+            Pace::Pulse(SHORT),
+            Pace::Rate {
+                grace: SHORT,
+                bytes_per_second: 1_000_000,
+            },
+        ] {
+            assert_eq!(
+                read(paced(&["half"], true, pace), 100).await,
+                Err(Code::RequestTimeout)
+            );
+            assert_eq!(
+                read(paced(&["wh", "", "ole"], false, pace), 5).await,
+                Ok("whole".into())
+            );
+            assert_eq!(
+                read(paced(&["wh", "ole!"], true, pace), 5).await,
+                Err(Code::TooLarge)
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn time_is_earned_by_bytes_and_only_waiting_spends_it() {
+        let pace = Pace::Rate {
+            grace: SHORT,
+            bytes_per_second: 10,
+        };
+        let mut body = PacedBody::new(Body::empty(), pace);
+        body.received = 25;
+        assert_eq!(body.allowance(), SHORT + Duration::from_secs(2));
+        body.waited = SHORT + Duration::from_secs(1);
+        assert_eq!(body.allowance(), Duration::from_secs(1));
+        body.waited = Duration::from_secs(60);
+        assert_eq!(body.allowance(), Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn memory_is_taken_as_a_body_grows_and_given_back_with_it() {
+        let admission = Admission::new(10);
+        let body = paced(&["12345", "67890"], false, Pace::WHOLE);
+        let (bytes, share) = read_admitted(&HeaderMap::new(), body, 100, Some(&admission))
+            .await
+            .unwrap();
+        assert_eq!((bytes.len(), admission.0.available_permits()), (10, 0));
+        drop(share);
+        assert_eq!(admission.0.available_permits(), 10);
+        let body = paced(&["12345", "678901"], false, Pace::WHOLE);
+        let refused = read_admitted(&HeaderMap::new(), body, 100, Some(&admission)).await;
+        assert_eq!(refused.unwrap_err().code(), Code::Overloaded);
+        assert_eq!(admission.0.available_permits(), 10);
+    }
+}
