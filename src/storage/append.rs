@@ -66,7 +66,7 @@ impl PartitionLog {
         if batches.is_empty() {
             return Ok(Vec::new());
         }
-        self.now = self.now.max(now);
+        self.now = now;
         self.touched = true;
         let before = Before {
             active: self.active.clone(),

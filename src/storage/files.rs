@@ -50,7 +50,9 @@ impl FileCache {
     pub fn new(max_open: usize) -> Self {
         Self {
             open: Cache::new(max_open.max(1)),
-            indexes: Cache::with_weighter(1024, INDEX_BYTES, IndexWeight),
+            // So few items are announced that the cache is not divided: the index of the largest
+            // segment has to fit into one part of it.
+            indexes: Cache::with_weighter(32, INDEX_BYTES, IndexWeight),
             next: AtomicU64::new(0),
         }
     }
@@ -92,5 +94,32 @@ impl FileCache {
     pub(super) fn forget(&self, id: FileId) {
         self.open.remove(&id);
         self.indexes.remove(&id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Offset, Timestamp};
+
+    #[test]
+    fn the_index_of_the_largest_segment_is_loaded_once() {
+        let files = FileCache::new(1);
+        let entry = Entry {
+            offset: Offset(0),
+            position: 0,
+            max_timestamp: Timestamp(0),
+        };
+        let largest: Arc<[Entry]> = vec![entry; (2 << 30) / 4096].into();
+        let id = files.next_id();
+        let mut loads = 0;
+        for _ in 0..2 {
+            let load = || {
+                loads += 1;
+                Ok(largest.clone())
+            };
+            assert_eq!(files.index(id, load).unwrap().len(), largest.len());
+        }
+        assert_eq!(loads, 1);
     }
 }

@@ -76,8 +76,9 @@ pub struct PartitionLog {
     pub(super) tail: Expect,
     pub(super) durable: Durable,
     pub(super) generation: u64,
-    pub(super) checkpointed_at: Option<Timestamp>,
-    /// The greatest time that a caller told.
+    /// When the last checkpoint was written, and up to where.
+    pub(super) checkpointed: Option<(Timestamp, Offset)>,
+    /// The time that a caller told last.
     pub(super) now: Timestamp,
     pub(super) poisoned: bool,
     /// Something happened that the checkpoint on disk does not tell.
@@ -194,8 +195,11 @@ impl PartitionLog {
             }
         }
         self.mark_durable();
-        let due = |at: Timestamp| CHECKPOINT_MS <= self.now.0.saturating_sub(at.0);
-        if self.touched && self.checkpointed_at.is_none_or(due) {
+        // A clock that was set back must not end it.
+        let due = |(at, _): (Timestamp, _)| {
+            self.now < at || CHECKPOINT_MS <= self.now.0.saturating_sub(at.0)
+        };
+        if self.touched && self.checkpointed.is_none_or(due) {
             self.checkpoint();
         }
         Ok(self.durable.tail.offset)
@@ -247,7 +251,7 @@ impl PartitionLog {
     /// Writes down what is durable, so that the next open has less to scan. Worth calling when a
     /// log falls idle; costs no fsync. It is only an aid, so its failure is none.
     pub fn checkpoint(&mut self) {
-        self.checkpointed_at = Some(self.now);
+        self.checkpointed = Some((self.now, self.durable.tail.offset));
         self.write_points();
         if let Err(error) = self.store_checkpoint(None, false, false) {
             tracing::warn!(%error, "cannot write the checkpoint");

@@ -327,8 +327,14 @@ impl LogReader {
         expect: &mut Expect,
         from: Offset,
     ) -> Result<u64, ReadError> {
-        let file = segment.open(&self.shared.place)?;
-        let mut walk = Walk::new(file.as_ref(), segment.len());
+        let place = &self.shared.place;
+        let file = segment.open(place)?;
+        // A batch that holds `from` begins before the next point.
+        let end = segment.with_points(place, |points| {
+            let next = points.partition_point(|point| point.offset <= from);
+            points.get(next).map(|point| point.position)
+        })?;
+        let mut walk = Walk::new(file.as_ref(), end.unwrap_or(segment.len()));
         let found = walk
             .find_later(position + 1, expect)
             .attempt("read", &segment.path)?;

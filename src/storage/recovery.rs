@@ -141,7 +141,7 @@ pub(super) fn open(
         tail: last.tail,
         durable,
         generation: checkpoint.as_ref().map_or(0, |c| c.generation),
-        checkpointed_at: None,
+        checkpointed: None,
         poisoned: false,
         touched: false,
     };

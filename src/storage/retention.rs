@@ -34,7 +34,7 @@ impl PartitionLog {
         if self.log_start() < before {
             // When everything goes, the active segment goes as well.
             if before == self.log_end() {
-                self.roll()?;
+                self.roll_if_room()?;
             }
             self.delete_before(before)?;
         }
@@ -48,13 +48,13 @@ impl PartitionLog {
     /// When the disk fails; what was not deleted is still there.
     pub fn enforce_retention(&mut self, now: Timestamp) -> Result<Deleted, StorageError> {
         self.check_poison()?;
-        self.now = self.now.max(now);
+        self.now = now;
         if self
             .active
             .as_ref()
             .is_some_and(|active| self.is_due(active, now))
         {
-            self.roll()?;
+            self.roll_if_room()?;
         }
         let segments = self.shared.segments.load_full();
         let high_watermark = self.shared.high_watermark();
@@ -81,7 +81,21 @@ impl PartitionLog {
             bytes -= oldest.len();
             start = start.max(next.base);
         }
-        self.delete_before(start)
+        let deleted = self.delete_before(start)?;
+        // For a log that has fallen idle: what is noted now need not be scanned after a crash.
+        let noted = self.checkpointed.map(|(_, end)| end);
+        if self.touched && noted != Some(self.durable_end()) {
+            self.checkpoint();
+        }
+        Ok(deleted)
+    }
+
+    /// As [`PartitionLog::roll`]; but on a full disk there must still be a way to delete.
+    fn roll_if_room(&mut self) -> Result<(), StorageError> {
+        match self.roll() {
+            Err(error) if error.is_full() && !self.poisoned => Ok(()),
+            done => done,
+        }
     }
 
     /// Seals the active segment if it holds records, and begins the next one.

@@ -6,6 +6,7 @@ mod damage;
 mod faults;
 mod golden;
 mod model;
+mod scale;
 pub(crate) mod sim;
 mod upkeep;
 
