@@ -15,6 +15,8 @@ use crate::auth::Operation;
 #[openapi(
     info(
         title = "Pilgrimage",
+        // Of the interface, as in its paths: releases of the program do not change the document.
+        version = "1",
         description = "A partitioned, durable message log. Errors are problem documents (RFC 9457); \
                        their codes are listed at /docs/problems.",
         license(name = "MIT", identifier = "MIT")
