@@ -176,17 +176,18 @@ impl Subscription {
         // Partitions that the topic has grown since begin at their first record.
         self.positions.resize(partitions as usize, Offset::ZERO);
         for index in 0..self.positions.len() {
-            let (partition, at) = (Partition(index as u32), self.positions[index]);
-            let fetched = match self
-                .broker
-                .fetch(&self.topic, partition, at, FETCH_BYTES)
-                .await
-            {
-                Err(FetchError::Trimmed { start, .. }) => {
-                    self.positions[index] = start;
-                    continue;
+            let partition = Partition(index as u32);
+            let (at, fetched) = loop {
+                let at = self.positions[index];
+                let fetched = self
+                    .broker
+                    .fetch(&self.topic, partition, at, FETCH_BYTES)
+                    .await;
+                match fetched {
+                    // Records may be left behind the trim, and nothing else would announce them.
+                    Err(FetchError::Trimmed { start, .. }) => self.positions[index] = start,
+                    fetched => break (at, fetched?),
                 }
-                fetched => fetched?,
             };
             let mut batches = fetched.batches;
             let mut records = Vec::new();

@@ -1,11 +1,11 @@
 //! Opening and closing a broker, and what it does by itself in between.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, mpsc};
@@ -65,7 +65,16 @@ pub(super) struct Inner {
     pub(super) position_requests: mpsc::Sender<positions::Request>,
     pub(super) space: Arc<Space>,
     pub(super) tasks: Tasks,
-    _lock: File,
+    /// Holds the lock on the directory, as every log and its readers do.
+    _files: Arc<FileCache>,
+}
+
+/// A broker that is only dropped: what runs by itself ends, and with the last handle every
+/// partition closes its log.
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.tasks.stop();
+    }
 }
 
 /// Room on the disk, as last looked at.
@@ -101,6 +110,8 @@ const WRITERS: usize = 32;
 const OPEN_FILES: usize = 4096;
 /// Logs opened at once.
 const OPENERS: usize = 4;
+/// How long a directory is waited for: a broker that was only dropped is still closing its logs.
+const CLAIM: Duration = Duration::from_secs(1);
 
 impl Broker {
     /// Opens the broker that lives in `options.storage`, or makes one there. When this returns,
@@ -136,10 +147,11 @@ impl Broker {
 
         let tasks = Tasks::new();
         let stats = Arc::new(Stats::default());
+        let files = Arc::new(FileCache::new(OPEN_FILES).holding(lock));
         let host = Arc::new(Host {
             root: options.storage.join("topics"),
             disk: disk.clone(),
-            files: Arc::new(FileCache::new(OPEN_FILES)),
+            files: files.clone(),
             epoch: epoch.leader_epoch,
             hosting: Hosting {
                 tasks: tasks.clone(),
@@ -152,7 +164,11 @@ impl Broker {
         let view = store.view().borrow().clone();
         for deleted in view.deleted() {
             let (host, id) = (host.clone(), deleted.id);
-            blocking(move || host.remove_topic(id)).await?;
+            if let Err(error) = blocking(move || host.remove_topic(id)).await {
+                // Nobody misses the space more than the other topics: the next start tries again.
+                tracing::warn!(error = partition::chain(&error), "a deleted topic");
+                continue;
+            }
             let forget = store.apply(Command::FinishDelete { id }).await;
             forget.map_err(|error| broken(partition::chain(&error)))?;
         }
@@ -176,7 +192,7 @@ impl Broker {
             position_requests,
             space,
             tasks: tasks.clone(),
-            _lock: lock,
+            _files: files,
         });
         let broker = Self { inner };
         tasks.spawn(
@@ -188,7 +204,7 @@ impl Broker {
         Ok(broker)
     }
 
-    /// The space and maintenance clocks. They hold the broker weakly: dropping the last handle ends them.
+    /// The space and maintenance clocks. They do not hold the broker: dropping its last handle ends them.
     fn spawn_watchers(&self, disk: Arc<dyn Disk>) {
         let (space, storage) = (self.inner.space.clone(), self.inner.options.storage.clone());
         let stop = self.inner.tasks.stopping();
@@ -310,10 +326,16 @@ fn claim(storage: &Path) -> Result<File, OpenError> {
         .write(true)
         .open(storage.join("lock"))
         .map_err(unusable)?;
-    match lock.try_lock() {
-        Ok(()) => {}
-        Err(std::fs::TryLockError::WouldBlock) => return Err(OpenError::InUse(storage.to_owned())),
-        Err(std::fs::TryLockError::Error(error)) => return Err(unusable(error)),
+    let until = Instant::now() + CLAIM;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(TryLockError::WouldBlock) => return Err(OpenError::InUse(storage.to_owned())),
+            Err(TryLockError::Error(error)) => return Err(unusable(error)),
+        }
     }
     // A read-only or full disk shows itself here and not at the first message.
     let probe = storage.join("probe");

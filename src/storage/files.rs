@@ -1,5 +1,6 @@
 //! Open files and loaded indexes, shared by all partitions of a node and bounded together.
 
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -35,6 +36,8 @@ pub struct FileCache {
     open: Cache<FileId, Arc<dyn DiskFile>>,
     indexes: Cache<FileId, Arc<[Entry]>, IndexWeight>,
     next: AtomicU64,
+    /// Nobody else may take the files' directory before the last log and reader are gone.
+    _claim: Option<File>,
 }
 
 impl std::fmt::Debug for FileCache {
@@ -54,7 +57,16 @@ impl FileCache {
             // segment has to fit into one part of it.
             indexes: Cache::with_weighter(32, INDEX_BYTES, IndexWeight),
             next: AtomicU64::new(0),
+            _claim: None,
         }
+    }
+
+    /// Keeps `claim` open, and with it the lock on it, for as long as a log, a reader or a rewrite
+    /// that uses this cache lives.
+    #[must_use]
+    pub fn holding(mut self, claim: File) -> Self {
+        self._claim = Some(claim);
+        self
     }
 
     /// Files that are kept open now.
