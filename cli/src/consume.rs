@@ -8,8 +8,8 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use pilgrimage::api::v1;
 use pilgrimage::client::{Batches, Client, Next, Read, ReadBatches, Start};
-use pilgrimage::record::StoredRecord;
-use pilgrimage::types::{BrokerId, Offset, Partition, TopicName, limits};
+use pilgrimage::record::{Batch, RecordRef};
+use pilgrimage::types::{BrokerId, Offset, Partition, TopicName};
 use tokio::task::JoinSet;
 
 use crate::failure::Failure;
@@ -233,6 +233,16 @@ impl Reader {
         let mut starts = Vec::with_capacity(ends.len());
         for (&partition, &end) in &ends {
             let from = self.start_of(Partition(partition)).await?;
+            if end < from {
+                // What is wrong with that, the node says best.
+                let read = Read {
+                    from: Start::Offset(from),
+                    ..Read::default()
+                };
+                self.client
+                    .read(&self.topic, Some(Partition(partition)), &read)
+                    .await?;
+            }
             starts.push((Partition(partition), from, end));
         }
         if self.follow {
@@ -242,11 +252,9 @@ impl Reader {
             let mut batches =
                 self.client
                     .batches(&self.topic, partition, ReadBatches::range(from, end));
-            while let Some(records) = next_records(&mut batches, from).await? {
-                for record in records.iter().take_while(|record| record.offset < end) {
-                    if self.takes(record) && printer.value(record.record.value.as_deref())? {
-                        return Ok(());
-                    }
+            while let Some(batch) = batches.next().await? {
+                if self.print(&batch, from, end, printer)? {
+                    return Ok(());
                 }
             }
         }
@@ -274,12 +282,12 @@ impl Reader {
             readers.spawn(step(batches, from));
         }
         while let Some(done) = readers.join_next().await {
-            let (batches, from, records) =
+            let (batches, from, batch) =
                 done.map_err(|error| Failure::failed(error.to_string()))??;
-            for record in &records {
-                if self.takes(record) && printer.value(record.record.value.as_deref())? {
-                    return Ok(());
-                }
+            if let Some(batch) = batch
+                && self.print(&batch, from, Offset(u64::MAX), printer)?
+            {
+                return Ok(());
             }
             printer.out.flush()?;
             readers.spawn(step(batches, from));
@@ -320,18 +328,41 @@ impl Reader {
         }
     }
 
+    /// Prints the records of a batch that stand in `[from, end)` and pass the filters; true when the
+    /// last that is wanted was among them.
+    fn print(
+        &self,
+        batch: &Batch,
+        from: Offset,
+        end: Offset,
+        printer: &mut Printer,
+    ) -> Result<bool, Failure> {
+        let damaged = |error| {
+            Failure::failed(format!(
+                "batch at offset {}: {error}",
+                batch.header.base_offset
+            ))
+        };
+        for record in batch.unpack().map_err(damaged)?.records() {
+            let record = record.map_err(damaged)?;
+            let wanted = (from..end).contains(&record.offset) && self.takes(&record);
+            if wanted && printer.value(record.value)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// The filters, on bytes: a JSON rendering would not tell the text `7` from the number 7.
-    fn takes(&self, stored: &StoredRecord) -> bool {
-        let record = &stored.record;
+    fn takes(&self, record: &RecordRef<'_>) -> bool {
         let key = self.read.key.as_ref();
-        if key.is_some_and(|key| record.key.as_deref() != Some(key.as_bytes())) {
+        if key.is_some_and(|key| record.key != Some(key.as_bytes())) {
             return false;
         }
         let has = |(name, value): &(String, String)| {
             record
-                .headers
-                .iter()
-                .any(|(n, v)| n == name && v.as_ref() == value.as_bytes())
+                .headers()
+                .any(|(n, v)| n == name && v == value.as_bytes())
         };
         if !self.read.headers.iter().all(has) {
             return false;
@@ -339,7 +370,7 @@ impl Reader {
         if self.read.json.is_empty() {
             return true;
         }
-        let value = record.value.as_deref().unwrap_or_default();
+        let value = record.value.unwrap_or_default();
         serde_json::from_slice::<serde_json::Value>(value).is_ok_and(|value| {
             self.read
                 .json
@@ -349,37 +380,11 @@ impl Reader {
     }
 }
 
-type Step = (Batches, Offset, Vec<StoredRecord>);
+type Step = (Batches, Offset, Option<Batch>);
 
 async fn step(mut batches: Batches, from: Offset) -> Result<Step, Failure> {
-    let records = next_records(&mut batches, from).await?.unwrap_or_default();
-    Ok((batches, from, records))
-}
-
-/// The records of the next batch that stand at `from` or after it.
-async fn next_records(
-    batches: &mut Batches,
-    from: Offset,
-) -> Result<Option<Vec<StoredRecord>>, Failure> {
-    let Some(batch) = batches.next().await? else {
-        return Ok(None);
-    };
-    let damaged = |error| {
-        Failure::failed(format!(
-            "batch at offset {}: {error}",
-            batch.header.base_offset
-        ))
-    };
-    let unpacked = batch.unpack().map_err(damaged)?;
-    let mut records =
-        Vec::with_capacity((batch.header.record_count as usize).min(limits::READ_RECORDS_MAX));
-    for record in unpacked.records() {
-        let record = record.map_err(damaged)?;
-        if from <= record.offset {
-            records.push(record.to_stored());
-        }
-    }
-    Ok(Some(records))
+    let batch = batches.next().await?;
+    Ok((batches, from, batch))
 }
 
 /// Writes records to stdout.

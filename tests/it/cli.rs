@@ -2,6 +2,7 @@
 
 use std::process::{Child, Command, Stdio};
 
+use pilgrimage::api::v1::StartBroker;
 use pilgrimage::types::Code;
 use serde_json::Value;
 
@@ -36,6 +37,38 @@ async fn the_first_release_s_commands_work_as_written() {
     shell
         .run(&["stop", "--id", "b1"])
         .failed(1, "no broker is running with the ID b1");
+}
+
+#[tokio::test]
+async fn a_broker_inside_another_node_s_process_is_found_by_its_id() {
+    let shell = Shell::start(&["--id", "b1"]).await;
+    let inner = StartBroker {
+        id: "inner".into(),
+        partitions: 1,
+        replication: 1,
+        storage: shell.dir.path().join("inner").to_str().unwrap().into(),
+    };
+    let client = shell.node.client();
+    assert_eq!(client.start_broker(&inner).await.unwrap(), "Broker started");
+    shell.run(&["send", "inner", "for the inner one"]).ok();
+    assert_eq!(
+        shell.run(&["consume", "b1"]).text(),
+        "No messages available"
+    );
+    assert_eq!(shell.run(&["consume", "inner"]).text(), "for the inner one");
+    assert_eq!(
+        shell.run(&["stop", "--id", "inner"]).text(),
+        "Broker stopped"
+    );
+    shell
+        .run(&["status", "--id", "inner"])
+        .failed(1, "no broker is running with the ID inner");
+    assert!(
+        shell
+            .run(&["status", "--id", "b1"])
+            .text()
+            .contains("ready")
+    );
 }
 
 #[test]
@@ -396,6 +429,32 @@ async fn topics_are_made_shown_changed_trimmed_and_deleted() {
     let gone = shell.run(&["topic", "describe", "orders"]);
     gone.failed(3, Code::TopicNotFound.as_str());
     assert!(gone.err.contains("hint: "), "{}", gone.err);
+}
+
+#[tokio::test]
+async fn a_position_that_does_not_exist_is_an_error_in_every_format() {
+    let shell = Shell::start(&["--partitions", "1"]).await;
+    shell.run(&["produce", "t", "a", "b"]).ok();
+    shell
+        .run(&["topic", "trim", "t", "-p", "0", "--before", "1"])
+        .ok();
+    for format in ["text", "json", "raw", "hex"] {
+        let from = |from| {
+            shell.run(&[
+                "consume", "--topic", "t", "--from", from, "--format", format,
+            ])
+        };
+        from("3").failed(4, Code::OffsetOutOfRange.as_str());
+        from("0").failed(4, Code::OffsetTrimmed.as_str());
+        from("1").ok();
+        from("2").ok();
+        shell
+            .run(&["consume", "--topic", "t", "-p", "7", "--format", format])
+            .failed(3, Code::PartitionNotFound.as_str());
+        shell
+            .run(&["consume", "--topic", "none", "--format", format])
+            .failed(3, Code::TopicNotFound.as_str());
+    }
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use pilgrimage::client::{Acks, Client, ClientError, ProduceOptions};
+use pilgrimage::client::{Acks, Client, ClientError, ClientOptions, ProduceOptions};
 use pilgrimage::record::Codec;
 use pilgrimage::types::{Code, Outcome, Partition, TopicName, TopicPatch, limits};
 use tokio::io::{AsyncRead, AsyncReadExt, BufReader};
@@ -106,6 +106,9 @@ impl From<AcksArg> for Acks {
     }
 }
 
+/// How often a batch is offered to a node that is too busy or just restarting: it was there when the
+/// topic was looked up, and giving up half-way is the last thing that anybody wants.
+const ATTEMPTS: u32 = 30;
 /// How long a record waits for company when the input falls silent.
 const LINGER: Duration = Duration::from_millis(20);
 /// Longest line that may hold a record's JSON.
@@ -275,8 +278,12 @@ async fn values(args: &ProduceArgs, client: &Client) -> Result<Summary, Failure>
         Codec::None
     };
     let batch = args.batch as usize;
+    let patient = ClientOptions {
+        attempts: ATTEMPTS,
+        ..ClientOptions::default()
+    };
     let mut sender = Sender::new(
-        client.clone(),
+        Client::with_options(client.url(), patient)?,
         args.topic.clone(),
         args.acks.into(),
         codec,
