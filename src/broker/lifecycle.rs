@@ -15,7 +15,7 @@ use super::topics::{Topic, TopicOwner, TopicRequest};
 use super::{Broker, OpenError, positions};
 use crate::metadata::{Applied, Command, Store, TopicEntry};
 use crate::partition::{self, Hosted};
-use crate::storage::{Disk, FileCache, LogOptions, PartitionLog, StdDisk};
+use crate::storage::{Disk, FileCache, LogOptions, PartitionLog, StdDisk, create_dirs};
 use crate::tasks::Tasks;
 use crate::telemetry::Stats;
 use crate::types::{
@@ -317,7 +317,7 @@ fn claim(storage: &Path) -> Result<File, OpenError> {
     match std::fs::metadata(storage) {
         Ok(found) if !found.is_dir() => return Err(OpenError::NotADirectory(storage.to_owned())),
         Ok(_) => {}
-        Err(_) => std::fs::create_dir_all(storage).map_err(unusable)?,
+        Err(_) => create_dirs(&StdDisk, storage).map_err(unusable)?,
     }
     let lock = File::options()
         .create(true)
@@ -428,15 +428,18 @@ impl Host {
     /// Blocking. Deletes what is left of a deleted topic.
     pub(super) fn remove_topic(&self, id: TopicId) -> Result<(), OpenError> {
         let dir = self.topic_dir(id);
-        match std::fs::remove_dir_all(&dir) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(OpenError::Unusable {
-                    path: dir,
-                    reason: error.to_string(),
-                })
-            }
-            _ => Ok(()),
-        }
+        let gone = |done: std::io::Result<()>| match done {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            done => done,
+        };
+        // Durably: the metadata is about to forget the topic, and nobody would find files that a
+        // power loss brings back.
+        gone(std::fs::remove_dir_all(&dir))
+            .and_then(|()| gone(self.disk.sync_dir(&self.root)))
+            .map_err(|error| OpenError::Unusable {
+                path: dir,
+                reason: error.to_string(),
+            })
     }
 }
 
@@ -502,4 +505,41 @@ async fn open_topics(
         }
     }
     Ok(topics)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::tests::sim::{Faults, SimDisk};
+
+    #[test]
+    fn a_deleted_topic_is_not_forgotten_before_its_files_are_gone_for_good() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = SimDisk::default();
+        let host = Host {
+            root: dir.path().join("topics"),
+            disk: Arc::new(disk.clone()),
+            files: Arc::new(FileCache::new(1)),
+            epoch: LeaderEpoch(1),
+            hosting: Hosting {
+                tasks: Tasks::new(),
+                clock: Arc::new(SystemClock),
+                stats: Arc::default(),
+                writers: Arc::new(Semaphore::new(1)),
+                compressors: Arc::new(Semaphore::new(1)),
+            },
+        };
+        let id = TopicId(Uuid::from_u128(1));
+        std::fs::create_dir_all(host.topic_dir(id).join("0")).unwrap();
+        disk.set_faults(Faults {
+            fail_sync_after: Some(0),
+            ..Faults::default()
+        });
+        assert!(matches!(
+            host.remove_topic(id),
+            Err(OpenError::Unusable { .. })
+        ));
+        assert!(host.remove_topic(id).is_ok(), "it can be tried again");
+        assert!(!host.topic_dir(id).exists());
+    }
 }

@@ -319,23 +319,30 @@ impl PartitionLog {
         if removed {
             place.sync_dir()?;
         }
-        let mut active = before.active;
+        let (mut active, mut segments) = (before.active, before.segments);
         if let Some(active) = &mut active {
+            if self.active.is_none() || removed {
+                // It was sealed on the way: its index may tell of records that are cut off, and
+                // readers may remember that, and a descriptor that only reads, under its id.
+                remove_if_there(place.disk.as_ref(), &active.segment.index_path())?;
+                place.files.forget(active.segment.id);
+                active.indexed = 0;
+                active.segment = Arc::new(active.segment.renewed(place)?);
+                let mut renewed = segments.to_vec();
+                renewed.pop();
+                renewed.push(active.segment.clone());
+                segments = Arc::new(renewed);
+            }
             let path = &active.segment.path;
             let file = active.segment.open(place)?;
             file.set_len(active.len).attempt("cut", path)?;
             file.sync_all().attempt("fsync", path)?;
             active.allocated = active.len;
-            if self.active.is_none() || removed {
-                // It was sealed on the way, and its index may tell of records that are cut off.
-                remove_if_there(place.disk.as_ref(), &active.segment.index_path())?;
-                active.indexed = 0;
-            }
             active
                 .segment
                 .retract(active.point_count, active.len, active.points.max_timestamp);
         }
-        self.shared.store_segments(before.segments);
+        self.shared.store_segments(segments);
         (self.active, self.tail, self.durable) = (active, before.tail, before.durable);
         Ok(())
     }
@@ -368,5 +375,60 @@ fn reserve(file: &dyn DiskFile, active: &mut Active, segment_bytes: u64) {
         .max(active.len);
     if file.allocate(want).is_ok() {
         active.allocated = want;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::tests::sim::SimDisk;
+    use crate::storage::tests::{EPOCH, batch, numbered, open_on, options, read_from};
+    use crate::types::Offset;
+
+    #[test]
+    fn a_reader_that_saw_a_segment_sealed_reads_it_after_the_seal_is_taken_back() {
+        let (mut log, _) = open_on(
+            Arc::new(SimDisk::default()),
+            std::path::Path::new("/log"),
+            options(),
+        );
+        let mut kept: Vec<String> = (0..10).map(|i| format!("{i}")).collect();
+        for value in &kept {
+            log.append(vec![batch(&[value])], EPOCH, Timestamp(0))
+                .unwrap();
+        }
+        log.sync().unwrap();
+        log.publish(Offset(10));
+        let before = Before {
+            active: log.active.clone(),
+            segments: log.shared.segments.load_full(),
+            tail: log.tail.clone(),
+            durable: log.durable.clone(),
+        };
+        let lost = (0..10)
+            .map(|_| batch(&["x".repeat(7_000)]))
+            .collect::<Vec<_>>();
+        log.append(lost, EPOCH, Timestamp(0)).unwrap();
+        assert!(log.seal().is_ok());
+        let reader = log.reader();
+        assert_eq!(read_from(&reader, Offset(3), 1), numbered(&kept)[3..]);
+        log.roll_back(before).unwrap();
+        assert_eq!(read_from(&reader, Offset(3), 1), numbered(&kept)[3..]);
+
+        let later: Vec<String> = (0..30)
+            .map(|i| format!("{i} {}", "y".repeat(3_000)))
+            .collect();
+        for value in &later {
+            log.append(vec![batch(&[value])], EPOCH, Timestamp(0))
+                .unwrap();
+        }
+        kept.extend(later);
+        log.sync().unwrap();
+        log.publish(log.log_end());
+        assert!(log.seal().is_ok());
+        for from in 0..kept.len() {
+            let found = read_from(&reader, Offset(from as u64), 1);
+            assert_eq!(found, numbered(&kept)[from..]);
+        }
     }
 }

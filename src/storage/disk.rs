@@ -140,12 +140,18 @@ pub(super) fn read_full(
     Ok(done)
 }
 
-/// Creates `dir` and what is missing above it, and makes their names durable.
-pub(super) fn create_dirs(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
-    if disk.exists(dir)? {
-        return Ok(());
-    }
+/// Creates `dir` and what is missing above it, and makes their names durable. That of a directory
+/// that is there already as well: who created it may still be about to, or may have died before.
+pub(crate) fn create_dirs(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
     let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let above = parent.unwrap_or(Path::new("."));
+    if disk.exists(dir)? {
+        return match disk.sync_dir(above) {
+            // Above what was prepared for this process there may be directories it cannot read.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(()),
+            synced => synced,
+        };
+    }
     if let Some(parent) = parent {
         create_dirs(disk, parent)?;
     }
@@ -153,7 +159,7 @@ pub(super) fn create_dirs(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
         done => done?,
     }
-    disk.sync_dir(parent.unwrap_or(Path::new(".")))
+    disk.sync_dir(above)
 }
 
 /// The operating system's file system.
@@ -275,5 +281,34 @@ impl DiskFile for StdFile {
     fn drop_cache(&self, position: u64) {
         // Only advice: a file system that ignores it serves the same bytes.
         let _ = rustix::fs::fadvise(&self.0, position, None, Advice::DontNeed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::tests::sim::{Crash, Faults, SimDisk};
+
+    #[test]
+    fn a_directory_that_somebody_else_has_just_created_is_durable_before_it_is_used() {
+        // Every way in which another log, or an earlier attempt, can have been stopped.
+        for stopped_after in 0..6 {
+            let disk = SimDisk::default();
+            disk.set_faults(Faults {
+                halt_after: Some(stopped_after),
+                ..Faults::default()
+            });
+            let _ = create_dirs(&disk, Path::new("/topics/t/0"));
+            disk.set_faults(Faults::default());
+            create_dirs(&disk, Path::new("/topics/t/1")).unwrap();
+            create_dirs(&disk, Path::new("/topics/t/0")).unwrap();
+            let found = disk.crash(Crash::DropAll);
+            for dir in ["/topics/t/0", "/topics/t/1"] {
+                assert!(
+                    found.exists(Path::new(dir)).unwrap(),
+                    "{stopped_after} {dir}"
+                );
+            }
+        }
     }
 }

@@ -23,6 +23,7 @@ mod retention;
 mod segment;
 mod walk;
 
+pub(crate) use disk::create_dirs;
 pub use disk::{Disk, DiskFile, OpenMode, StdDisk};
 pub use error::{AppendError, OpenError, ReadError, StorageError};
 pub use files::FileCache;

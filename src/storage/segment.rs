@@ -218,6 +218,24 @@ impl Segment {
         }
     }
 
+    /// The same growing segment under a new id, about which nobody remembers anything.
+    pub(super) fn renewed(&self, place: &Place) -> Result<Self, StorageError> {
+        let entries = self.with_points(place, <[Entry]>::to_vec)?;
+        let points = Points::Growing(Growing {
+            entries: RwLock::new(entries),
+            max_timestamp: AtomicI64::new(self.max_timestamp(place)?.0),
+        });
+        Ok(Self {
+            id: place.files.next_id(),
+            path: self.path.clone(),
+            base: self.base,
+            header: self.header.clone(),
+            len: AtomicU64::new(self.len()),
+            points,
+            settled: AtomicBool::new(false),
+        })
+    }
+
     pub(super) fn len(&self) -> u64 {
         self.len.load(Ordering::Acquire)
     }
