@@ -152,6 +152,8 @@ fn rounds() -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+// The count is what a passed run is worth.
+#[allow(clippy::print_stdout)]
 async fn kill_9_under_load_loses_nothing_acknowledged_and_doubles_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let storage = dir.path().join("data");
