@@ -434,8 +434,8 @@ fn old_segments_are_sealed_by_the_next_append_too() {
             ..options()
         },
     );
-    for now in [0, 50, 99, 100, 150, 250] {
-        append(&mut log, &["x"], now, now);
+    for time in [0, 50, 99, 100, 150, 250] {
+        append(&mut log, &["x"], time, time);
     }
     assert_eq!(log.reader().stats().segments, 3);
 }
