@@ -19,8 +19,9 @@
 //! half-way, from where they broke. A write whose outcome is unknown is never repeated: the caller
 //! gets the error and decides.
 //!
-//! **Bounds.** Every request has a deadline except those that follow a log for ever; answers,
-//! lines and batches beyond the protocol's bounds are errors, not memory.
+//! **Bounds.** Every request has a deadline except those that stream: an upload of lines may take as
+//! long as its source, a follower may wait for ever. Answers, lines and batches beyond the
+//! protocol's bounds are errors, not memory.
 
 mod brokers;
 mod error;

@@ -1,13 +1,13 @@
 //! What people type, and what they get: output, exit code, and what is left behind.
 
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 
 use pilgrimage::api::v1::StartBroker;
 use pilgrimage::types::Code;
 use serde_json::Value;
 
 use crate::shell::{Shell, command, run};
-use crate::support::{self, Node, wait_until};
+use crate::support::{self, Node};
 
 #[tokio::test]
 async fn the_first_release_s_commands_work_as_written() {
@@ -306,39 +306,6 @@ async fn ndjson_goes_in_and_out_as_it_is() {
     );
     assert_eq!(bad.code, Some(4), "{}", bad.err);
     assert!(bad.err.contains("line"), "{}", bad.err);
-}
-
-#[tokio::test]
-async fn a_follower_prints_what_arrives_and_ends_well_when_interrupted() {
-    let shell = Shell::start(&[]).await;
-    shell.run(&["produce", "t", "before"]).ok();
-    for format in ["raw", "ndjson"] {
-        let out = shell.dir.path().join(format);
-        let mut follower = command(shell.dir.path())
-            .args([
-                "consume", "--topic", "t", "--from", "earliest", "--follow", "--format", format,
-            ])
-            .stdout(std::fs::File::create(&out).unwrap())
-            .spawn()
-            .unwrap();
-        let has = async |text: &str| std::fs::read_to_string(&out).unwrap().contains(text);
-        wait_until("the first record is printed", || has("before")).await;
-        shell.run(&["produce", "t", "after"]).ok();
-        wait_until("the next record is printed", || has("after")).await;
-        assert_eq!(interrupt(&mut follower), Some(0));
-    }
-}
-
-fn interrupt(child: &mut Child) -> Option<i32> {
-    let pid = child.id().to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-INT", &pid])
-            .status()
-            .unwrap()
-            .success()
-    );
-    child.wait().unwrap().code()
 }
 
 #[tokio::test]

@@ -14,5 +14,6 @@ mod crash;
 mod operations;
 mod real_input;
 mod shell;
+mod streams;
 mod support;
 mod webdriver;

@@ -304,7 +304,10 @@ async fn values(args: &ProduceArgs, client: &Client) -> Result<Summary, Failure>
             .collect(),
         json: args.format == InputFormat::Json,
     };
-    let result = feed(args, &made, &mut sender).await;
+    let result = tokio::select! {
+        result = feed(args, &made, &mut sender) => result,
+        _ = tokio::signal::ctrl_c() => Err(Failure::failed("interrupted")),
+    };
     sender.bar.finish_and_clear();
     match result {
         Ok(()) => Ok(sender.summary),
