@@ -162,7 +162,7 @@ impl Subscription {
             }
             self.progress.borrow_and_update();
             match self.fill().await {
-                Err(FetchError::TopicNotFound(_)) => return Ok(None),
+                Err(FetchError::TopicNotFound(_) | FetchError::Closing) => return Ok(None),
                 filled => filled?,
             }
             if self.ready.is_empty() && self.progress.changed().await.is_err() {

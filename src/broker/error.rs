@@ -277,6 +277,9 @@ pub enum FetchError {
         /// What the storage said.
         reason: String,
     },
+    /// The broker is closing.
+    #[error("the broker is closing")]
+    Closing,
 }
 
 impl FetchError {
@@ -289,6 +292,7 @@ impl FetchError {
             Self::Trimmed { .. } => Code::OffsetTrimmed,
             Self::Corrupt { .. } => Code::Corrupt,
             Self::Storage { .. } => Code::Internal,
+            Self::Closing => Code::NotReady,
         }
     }
 

@@ -1,11 +1,13 @@
 //! Giving records back.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::{Broker, FetchError, UnknownPartition};
+use super::topics::Topic;
+use super::{Broker, FetchError, TopicError, UnknownPartition};
 use crate::record::Header;
 use crate::storage::ReadError;
 use crate::types::{Durability, Offset, Partition, Timestamp, TopicName};
@@ -35,6 +37,13 @@ pub struct Fetched {
 }
 
 impl Broker {
+    fn fetch_topic(&self, name: &TopicName) -> Result<Arc<Topic>, FetchError> {
+        self.existing_topic(name).map_err(|error| match error {
+            TopicError::Closing => FetchError::Closing,
+            _ => FetchError::TopicNotFound(name.clone()),
+        })
+    }
+
     /// The offset at which a reader that begins at `from` begins.
     ///
     /// # Errors
@@ -45,9 +54,7 @@ impl Broker {
         partition: Partition,
         from: From,
     ) -> Result<Offset, FetchError> {
-        let found = self
-            .find_topic(topic)
-            .ok_or_else(|| FetchError::TopicNotFound(topic.clone()))?;
+        let found = self.fetch_topic(topic)?;
         let handle = found.partition(partition)?;
         let reader = handle.reader();
         match from {
@@ -96,9 +103,7 @@ impl Broker {
         from: Offset,
         max_bytes: usize,
     ) -> Result<Fetched, FetchError> {
-        let found = self
-            .find_topic(topic)
-            .ok_or_else(|| FetchError::TopicNotFound(topic.clone()))?;
+        let found = self.fetch_topic(topic)?;
         let handle = found.partition(partition)?;
         let high_watermark = handle.reader().high_watermark();
         if from == high_watermark {
@@ -138,9 +143,7 @@ impl Broker {
     /// # Errors
     /// [`FetchError::TopicNotFound`].
     pub fn progress(&self, topic: &TopicName) -> Result<watch::Receiver<u64>, FetchError> {
-        let found = self
-            .find_topic(topic)
-            .ok_or_else(|| FetchError::TopicNotFound(topic.clone()))?;
+        let found = self.fetch_topic(topic)?;
         Ok(found.progress.subscribe())
     }
 
@@ -149,9 +152,7 @@ impl Broker {
     /// # Errors
     /// [`FetchError::TopicNotFound`].
     pub fn partition_count(&self, topic: &TopicName) -> Result<u32, FetchError> {
-        let found = self
-            .find_topic(topic)
-            .ok_or_else(|| FetchError::TopicNotFound(topic.clone()))?;
+        let found = self.fetch_topic(topic)?;
         Ok(found.entry.settings.partitions)
     }
 
@@ -160,9 +161,7 @@ impl Broker {
     /// # Errors
     /// [`FetchError::TopicNotFound`].
     pub fn durability(&self, topic: &TopicName) -> Result<Durability, FetchError> {
-        let found = self
-            .find_topic(topic)
-            .ok_or_else(|| FetchError::TopicNotFound(topic.clone()))?;
+        let found = self.fetch_topic(topic)?;
         Ok(found.entry.settings.durability)
     }
 
@@ -175,9 +174,7 @@ impl Broker {
         topic: &TopicName,
         partition: Partition,
     ) -> Result<(Offset, Offset), FetchError> {
-        let found = self
-            .find_topic(topic)
-            .ok_or_else(|| FetchError::TopicNotFound(topic.clone()))?;
+        let found = self.fetch_topic(topic)?;
         let reader = found
             .partition(partition)
             .map_err(|e: UnknownPartition| e)?

@@ -110,6 +110,8 @@ const WRITERS: usize = 32;
 const OPEN_FILES: usize = 4096;
 /// Logs opened at once.
 const OPENERS: usize = 4;
+/// How long a change of a topic may take to end when the broker closes.
+const OWNER: Duration = Duration::from_secs(10);
 /// How long a directory is waited for: a broker that was only dropped is still closing its logs.
 const CLAIM: Duration = Duration::from_secs(1);
 
@@ -271,6 +273,11 @@ impl Broker {
             return;
         }
         self.inner.tasks.stop();
+        // What the topics' owner has begun ends first, or a topic could come after the last look.
+        let owner_gone = self.inner.topic_requests.closed();
+        if tokio::time::timeout(OWNER, owner_gone).await.is_err() {
+            tracing::error!("a change of a topic did not end in time");
+        }
         let topics = self.inner.topics.swap(Arc::default());
         let partitions = topics.values().flat_map(|topic| topic.partitions.iter());
         let mut closing = tokio::task::JoinSet::new();

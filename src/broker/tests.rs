@@ -589,3 +589,31 @@ async fn what_is_left_of_a_deleted_topic_and_cannot_be_removed_keeps_no_broker_f
     assert!(!remains.exists(), "it is tried again at every start");
     assert_eq!(texts(&broker, "t", 0).await, ["kept"]);
 }
+
+#[tokio::test]
+async fn a_topic_that_comes_while_the_broker_closes_is_closed_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    for round in 0..10 {
+        let broker = open(dir.path()).await;
+        let name = format!("t{round}");
+        let (_, ()) = tokio::join!(broker.create_topic(&name, 8), broker.close());
+        assert!(broker.inner.topics.load().is_empty());
+        assert_eq!(broker.inner.tasks.running(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_closed_broker_says_that_it_closes_and_not_that_its_topics_are_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = open_with(dir.path(), |o| o.auto_create_topics = false).await;
+    broker.create_topic("t", 1).await.unwrap();
+    broker.close().await;
+    let fetched = broker.fetch(&topic("t"), Partition(0), Offset(0), 1).await;
+    assert_eq!(fetched.unwrap_err().code(), Code::NotReady);
+    let sent = send(&broker, "t", Record::text("x")).await;
+    assert_eq!(sent.unwrap_err().code(), Code::NotReady);
+    assert_eq!(
+        broker.topic(&topic("t")).unwrap_err().code(),
+        Code::NotReady
+    );
+}

@@ -130,6 +130,15 @@ impl Broker {
         self.inner.topics.load().get(name).cloned()
     }
 
+    pub(super) fn existing_topic(&self, name: &TopicName) -> Result<Arc<Topic>, TopicError> {
+        self.find_topic(name)
+            .ok_or_else(|| match self.inner.tasks.stopping().is_cancelled() {
+                // Closing takes every topic off the map, and none of them is gone.
+                true => TopicError::Closing,
+                false => TopicError::NotFound(name.clone()),
+            })
+    }
+
     /// The topic, created if need be and allowed.
     pub(super) async fn topic_for_produce(
         &self,
@@ -139,15 +148,14 @@ impl Broker {
             return Ok(topic);
         }
         if !self.inner.options.auto_create_topics {
-            return Err(TopicError::NotFound(name.clone()).into());
+            return Ok(self.existing_topic(name)?);
         }
         match self.put_topic(name, &TopicPatch::default()).await {
             // Somebody else was faster, with settings of their own.
             Ok(_) | Err(TopicError::Exists(_)) => {}
             Err(error) => return Err(error.into()),
         }
-        self.find_topic(name)
-            .ok_or_else(|| TopicError::NotFound(name.clone()).into())
+        Ok(self.existing_topic(name)?)
     }
 
     /// Makes a topic with the broker's defaults and `patch` laid over them. A topic that exists
@@ -211,9 +219,7 @@ impl Broker {
     /// # Errors
     /// [`TopicError::NotFound`].
     pub fn topic(&self, name: &TopicName) -> Result<TopicDescription, TopicError> {
-        let topic = self
-            .find_topic(name)
-            .ok_or_else(|| TopicError::NotFound(name.clone()))?;
+        let topic = self.existing_topic(name)?;
         Ok(topic.describe())
     }
 
@@ -244,9 +250,7 @@ impl Broker {
     /// # Errors
     /// [`TopicError::NotFound`].
     pub fn partitions(&self, name: &TopicName) -> Result<Vec<PartitionStatus>, TopicError> {
-        let topic = self
-            .find_topic(name)
-            .ok_or_else(|| TopicError::NotFound(name.clone()))?;
+        let topic = self.existing_topic(name)?;
         Ok(topic
             .partitions
             .iter()
@@ -272,9 +276,7 @@ impl Broker {
         partition: Partition,
         before: Offset,
     ) -> Result<Offset, TopicError> {
-        let found = self
-            .find_topic(topic)
-            .ok_or_else(|| TopicError::NotFound(topic.clone()))?;
+        let found = self.existing_topic(topic)?;
         let handle = found.partition(partition)?;
         let end = handle.reader().high_watermark();
         if end < before {

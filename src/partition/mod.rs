@@ -6,6 +6,8 @@
 
 mod handle;
 mod task;
+#[cfg(test)]
+mod tests;
 
 pub use handle::{AppendRequest, Appended, PartitionHandle, State};
 pub use task::{Hosted, spawn};

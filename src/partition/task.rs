@@ -258,11 +258,12 @@ impl Task {
             self.offline("its writer stopped unexpectedly");
             return None;
         };
-        if let Err(error) = result {
-            tracing::warn!(partition = %self.name, error = chain(&error), "maintenance failed");
-            if let StorageError::Poisoned { .. } = error {
-                self.offline(&chain(&error));
-            }
+        if let Err(error) = &result {
+            tracing::warn!(partition = %self.name, error = chain(error), "maintenance failed");
+        }
+        if log.is_poisoned() && *self.state.borrow() == State::Online {
+            let reason = result.err().map(|error| chain(&error));
+            self.offline(&reason.unwrap_or_else(|| "its storage has failed".to_owned()));
         }
         self.hosted
             .progress
@@ -396,17 +397,11 @@ impl Commit {
         let mut accepted = Vec::with_capacity(group.len());
         let mut rooms = Vec::with_capacity(group.len());
         let (mut bytes, mut records, mut end) = (0, 0u64, log.log_end());
+        let begun = end;
+        let mut mismatched = Vec::new();
         for waiting in group {
             if let Some(expected) = waiting.request.expected.filter(|&expected| expected != end) {
-                let partition = self.name.clone();
-                answers.push((
-                    waiting.reply,
-                    Err(AppendError::OffsetMismatch {
-                        partition,
-                        expected,
-                        end,
-                    }),
-                ));
+                mismatched.push((waiting.reply, expected, end));
                 continue;
             }
             let count = waiting.request.batches.len();
@@ -421,6 +416,7 @@ impl Commit {
             rooms.push(waiting.room);
         }
         if accepted.is_empty() {
+            answers.extend(self.mismatches(mismatched));
             return Committed {
                 log,
                 answers,
@@ -457,9 +453,14 @@ impl Commit {
                         .into_iter()
                         .map(|(reply, _)| (reply, Err(error.clone()))),
                 );
+                // Who was measured against an end that never came to be was not appended either.
+                let unfounded = mismatched.extract_if(.., |(_, _, end)| *end != begun);
+                let refused = not_appended(error);
+                answers.extend(unfounded.map(|(reply, _, _)| (reply, Err(refused.clone()))));
                 (false, poisoned)
             }
         };
+        answers.extend(self.mismatches(mismatched));
         Committed {
             log,
             answers,
@@ -467,6 +468,21 @@ impl Commit {
             published,
             poisoned,
         }
+    }
+
+    fn mismatches(
+        &self,
+        mismatched: Vec<(Reply<Vec<Appended>, AppendError>, Offset, Offset)>,
+    ) -> impl Iterator<Item = Answer> {
+        mismatched.into_iter().map(|(reply, expected, end)| {
+            let partition = self.name.clone();
+            let error = AppendError::OffsetMismatch {
+                partition,
+                expected,
+                end,
+            };
+            (reply, Err(error))
+        })
     }
 
     fn append(
@@ -503,6 +519,14 @@ impl Commit {
         };
         log.publish(end);
         Ok(headers)
+    }
+}
+
+/// What a group's failure means for a request that waited with it but was not written.
+fn not_appended(error: AppendError) -> AppendError {
+    match error {
+        AppendError::Sync { partition, reason } => AppendError::Offline { partition, reason },
+        error => error,
     }
 }
 
