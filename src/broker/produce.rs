@@ -3,11 +3,11 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Bytes, BytesMut};
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 
 use super::topics::Topic;
 use super::{Broker, ProduceError};
-use crate::partition::{AppendRequest, Appended, PartitionHandle};
+use crate::partition::{AppendError, AppendRequest, Appended, PartitionHandle};
 use crate::record::{Batch, BatchBuilder, Codec, Producer, Record, partition_for_key};
 use crate::types::{
     Acks, Compression, Offset, Partition, Timestamp, TimestampType, TopicName, limits,
@@ -250,9 +250,11 @@ async fn append_all(
     acks: Acks,
 ) -> Result<Vec<PartitionAppended>, ProduceError> {
     if acks == Acks::None {
-        for (handle, request) in requests {
-            handle.append_unacknowledged(request)?;
-        }
+        let handed_over = requests.into_iter().map(|(handle, request)| {
+            let done = handle.append_unacknowledged(request);
+            (handle.name().partition, done.map(|()| Vec::new()))
+        });
+        outcome(handed_over.collect())?;
         return Ok(Vec::new());
     }
     if let [(handle, _)] = requests[..] {
@@ -264,15 +266,68 @@ async fn append_all(
         return Ok(vec![(handle.name().partition, appended)]);
     }
     let appends = requests.into_iter().map(|(handle, request)| async move {
-        Ok::<_, ProduceError>((handle.name().partition, handle.append(request).await))
+        (handle.name().partition, handle.append(request).await)
     });
-    let done = try_join_all(appends).await?;
+    outcome(join_all(appends).await)
+}
+
+/// One answer for several partitions. It says "refused" only if no partition took anything, nor
+/// may have taken anything.
+fn outcome(
+    done: Vec<(Partition, Result<Vec<Appended>, AppendError>)>,
+) -> Result<Vec<PartitionAppended>, ProduceError> {
     let some_appended = done.iter().any(|(_, result)| result.is_ok());
-    done.into_iter()
-        .map(|(partition, result)| match result {
-            Ok(appended) => Ok((partition, appended)),
-            Err(error) if some_appended => Err(ProduceError::Partial(error)),
-            Err(error) => Err(error.into()),
-        })
-        .collect()
+    let (mut appended, mut failed) = (Vec::with_capacity(done.len()), None);
+    for (partition, result) in done {
+        match result {
+            Ok(batches) => appended.push((partition, batches)),
+            Err(error) => match &failed {
+                Some(worse) if !error.is_uncertain() || AppendError::is_uncertain(worse) => {}
+                _ => failed = Some(error),
+            },
+        }
+    }
+    match failed {
+        None => Ok(appended),
+        Some(error) if some_appended => Err(ProduceError::Partial(error)),
+        Some(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Outcome, TopicPartition};
+
+    #[test]
+    fn a_request_is_refused_only_if_no_partition_may_have_taken_anything() {
+        let partition = TopicPartition {
+            topic: "t".parse().unwrap(),
+            partition: Partition(0),
+        };
+        let no_space = AppendError::NoSpace {
+            partition: partition.clone(),
+        };
+        let sync = AppendError::Sync {
+            partition,
+            reason: "fsync".into(),
+        };
+        let of = |results: [Result<(), &AppendError>; 2]| {
+            let done = results.map(|result| {
+                let result = result.map(|()| Vec::new()).map_err(Clone::clone);
+                (Partition(0), result)
+            });
+            outcome(done.into()).map_err(|error| error.code().outcome())
+        };
+        assert_eq!(of([Ok(()), Ok(())]).unwrap().len(), 2);
+        for (results, expected) in [
+            ([Err(&no_space), Err(&no_space)], Outcome::Refused),
+            ([Err(&no_space), Err(&sync)], Outcome::Unknown),
+            ([Err(&sync), Err(&no_space)], Outcome::Unknown),
+            ([Ok(()), Err(&no_space)], Outcome::Unknown),
+            ([Err(&no_space), Ok(())], Outcome::Unknown),
+        ] {
+            assert_eq!(of(results).unwrap_err(), expected, "{results:?}");
+        }
+    }
 }

@@ -74,6 +74,13 @@ pub enum AppendError {
     },
 }
 
+impl AppendError {
+    /// Whether the records may have been appended all the same.
+    pub fn is_uncertain(&self) -> bool {
+        matches!(self, Self::Sync { .. } | Self::Closed { .. })
+    }
+}
+
 /// Why a partition could not be trimmed, closed or deleted.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum MaintainError {

@@ -34,7 +34,9 @@ pub(super) fn keep(
         .filter_map(|name| Some((name.split('-').next()?.parse().ok()?, name)))
         .collect();
     kept.sort_unstable();
-    let number = kept.last().map_or(0, |(number, _)| number + 1);
+    let number = kept
+        .last()
+        .map_or(0, |(number, _)| number.saturating_add(1));
     for (_, name) in kept.iter().take((kept.len() + 1).saturating_sub(FILES)) {
         place.remove_quietly(&dir.join(name));
     }

@@ -1,7 +1,7 @@
 //! Reading a log, beside its writer and without waiting for it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -27,6 +27,8 @@ pub(super) struct Shared {
     pub(super) segments: ArcSwap<Vec<Arc<Segment>>>,
     /// Raised by two with every change of `segments`; odd while a file is being replaced.
     version: AtomicU64,
+    /// The writer has gone: nobody would install a rewritten segment.
+    pub(super) ended: AtomicBool,
 }
 
 impl Shared {
@@ -43,6 +45,7 @@ impl Shared {
             log_end: AtomicU64::new(log_end.0),
             segments: ArcSwap::from_pointee(segments),
             version: AtomicU64::new(0),
+            ended: AtomicBool::new(false),
         }
     }
 

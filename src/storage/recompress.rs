@@ -53,7 +53,7 @@ struct Rewritten {
 }
 
 impl Recompression {
-    /// Rewrites the segment under another name. `None`: not worth it. Blocking, and long: about
+    /// Rewrites the segment under another name. `None`: not worth it, or the log was closed. Blocking, and long: about
     /// 30 MB a second.
     ///
     /// # Errors
@@ -106,6 +106,9 @@ impl Recompression {
         let (mut position, mut len, mut chain) = (FIRST, FIRST, header.prev_crc);
         let mut run: Vec<Batch> = Vec::new();
         while expect.offset < self.end || !run.is_empty() {
+            if self.shared.ended.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
             let next = if expect.offset < self.end {
                 let next = self.batch_at(&mut walk, position, &expect)?;
                 position += next.bytes().len() as u64;
@@ -314,5 +317,42 @@ impl PartitionLog {
             tracing::warn!(path = %path.display(), %error, "cannot write the index");
         }
         Ok(old.len().saturating_sub(new.len))
+    }
+}
+
+impl Drop for PartitionLog {
+    fn drop(&mut self) {
+        self.shared.ended.store(true, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::tests::sim::SimDisk;
+    use crate::storage::tests::{EPOCH, batch, open_on, small_segments};
+    use crate::types::Timestamp;
+
+    #[test]
+    fn a_rewrite_ends_when_its_log_is_closed_and_leaves_nothing() {
+        let disk = SimDisk::default();
+        let options = crate::storage::LogOptions {
+            compression: Compression::Zstd,
+            ..small_segments(4096)
+        };
+        let dir = std::path::Path::new("/log");
+        let (mut log, _) = open_on(Arc::new(disk.clone()), dir, options);
+        for _ in 0..20 {
+            let value = "a line that repeats itself ".repeat(20);
+            log.append(vec![batch(&[value])], EPOCH, Timestamp(0))
+                .unwrap();
+        }
+        log.sync().unwrap();
+        log.publish(log.log_end());
+        let candidate = log.recompression_candidate().unwrap();
+        log.close().unwrap();
+        let before = disk.files();
+        assert!(candidate.run().unwrap().is_none());
+        assert_eq!(disk.files(), before);
     }
 }
