@@ -80,7 +80,7 @@ export function browse(root, signal, topic, partitions) {
     let at = start;
     for (let page = 0; page < 20 && found.length < most; page += 1) {
       const query = { ...wanted.filter, from: at, limit: most - found.length, max_bytes: READ_BYTES };
-      const got = await api.records(topic.name, wanted.partition, query, reading.signal);
+      const got = await api.records(topic.name, wanted.partition, query, wanted.signal);
       found.push(...got.records.map(decode));
       const stuck = got.next === at;
       at = got.next;
@@ -93,7 +93,7 @@ export function browse(root, signal, topic, partitions) {
     const { found, next } = await pages(wanted, start, wanted.limit);
     append(found, wanted);
     const done = found.length < wanted.limit;
-    offerMore(done ? "Look for more" : "Show more", () => forward(wanted, next));
+    offerMore(done ? "Look for more" : "Show more", (current) => forward({ ...wanted, signal: current }, next));
   }
 
   /** The newest `limit` records below `ends`: each partition is read from that far before its end. */
@@ -118,7 +118,7 @@ export function browse(root, signal, topic, partitions) {
       rest.set(p, { start, end: untaken ? low : starts.get(p) ?? start });
     }
     append(kept, wanted);
-    if ([...rest.values()].some(({ start, end }) => start < end)) offerMore("Show older", () => backward(wanted, rest));
+    if ([...rest.values()].some(({ start, end }) => start < end)) offerMore("Show older", (current) => backward({ ...wanted, signal: current }, rest));
     else foot.replaceChildren();
   }
 
@@ -142,6 +142,7 @@ export function browse(root, signal, topic, partitions) {
     return kept;
   }
 
+  /** Runs a read in place of the one before, which is stopped: its answer must not end up in this list. */
   async function guarded(step) {
     reading.abort();
     reading = new AbortController();
@@ -150,7 +151,7 @@ export function browse(root, signal, topic, partitions) {
     state.replaceChildren(notice("loading", "Reading"));
     try {
       const before = state.firstChild;
-      await step();
+      await step(current);
       before.remove();
     } catch (error) {
       if (current.aborted) return;
@@ -158,12 +159,13 @@ export function browse(root, signal, topic, partitions) {
     }
   }
 
-  async function read() {
+  async function read(current) {
     shown = [];
     list.replaceChildren();
     card.hidden = true;
     summary.textContent = "";
     const wanted = {
+      signal: current,
       partition: partition.value() ?? (topic.partitions === 1 ? 0 : null),
       limit: Number(limit.value),
       filter: by.value === "" || value.value === "" ? null : { [by.value]: value.value },
@@ -178,7 +180,7 @@ export function browse(root, signal, topic, partitions) {
       if (!/^\d+$/.test(offset.value.trim())) throw new Error("Write the offset as a whole number, as in 42.");
       return forward(wanted, offset.value.trim());
     }
-    const all = await api.partitions(topic.name, reading.signal);
+    const all = await api.partitions(topic.name, wanted.signal);
     const chosen = all.filter((p) => wanted.partition === null || p.partition === wanted.partition);
     if (PARTITIONS_AT_ONCE < chosen.length) {
       throw new Error(`The newest of ${compact(chosen.length)} partitions cannot be read at once. Choose a partition, or read from the beginning or from a time.`);
