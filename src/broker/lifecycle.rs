@@ -5,10 +5,11 @@ use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::topics::{Topic, TopicOwner, TopicRequest};
@@ -124,8 +125,16 @@ impl Broker {
     pub async fn open(options: Options) -> Result<Self, OpenError> {
         options.defaults.with(&TopicPatch::default())?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let storage = options.storage.clone();
-        let lock = blocking(move || claim(&storage)).await?;
+        let until = Instant::now() + CLAIM;
+        let lock = loop {
+            let storage = options.storage.clone();
+            match blocking(move || claim(&storage)).await {
+                Err(OpenError::InUse(_)) if Instant::now() < until => {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                claimed => break claimed?,
+            }
+        };
         let disk: Arc<dyn Disk> = Arc::new(StdDisk);
 
         let metadata = options.storage.join("metadata.db");
@@ -333,16 +342,10 @@ fn claim(storage: &Path) -> Result<File, OpenError> {
         .write(true)
         .open(storage.join("lock"))
         .map_err(unusable)?;
-    let until = Instant::now() + CLAIM;
-    loop {
-        match lock.try_lock() {
-            Ok(()) => break,
-            Err(TryLockError::WouldBlock) if Instant::now() < until => {
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            Err(TryLockError::WouldBlock) => return Err(OpenError::InUse(storage.to_owned())),
-            Err(TryLockError::Error(error)) => return Err(unusable(error)),
-        }
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(OpenError::InUse(storage.to_owned())),
+        Err(TryLockError::Error(error)) => return Err(unusable(error)),
     }
     // A read-only or full disk shows itself here and not at the first message.
     let probe = storage.join("probe");

@@ -152,6 +152,15 @@ enum Points {
     Sealed { max_timestamp: OnceLock<Timestamp> },
 }
 
+impl Points {
+    fn growing(entries: Vec<Entry>, max_timestamp: Timestamp) -> Self {
+        Self::Growing(Growing {
+            entries: RwLock::new(entries),
+            max_timestamp: AtomicI64::new(max_timestamp.0),
+        })
+    }
+}
+
 /// One segment as the writer and all readers share it.
 #[derive(Debug)]
 pub(super) struct Segment {
@@ -177,10 +186,7 @@ impl Segment {
         len: u64,
         max_timestamp: Timestamp,
     ) -> Self {
-        let points = Points::Growing(Growing {
-            entries: RwLock::new(entries),
-            max_timestamp: AtomicI64::new(max_timestamp.0),
-        });
+        let points = Points::growing(entries, max_timestamp);
         Self {
             id,
             path,
@@ -221,10 +227,7 @@ impl Segment {
     /// The same growing segment under a new id, about which nobody remembers anything.
     pub(super) fn renewed(&self, place: &Place) -> Result<Self, StorageError> {
         let entries = self.with_points(place, <[Entry]>::to_vec)?;
-        let points = Points::Growing(Growing {
-            entries: RwLock::new(entries),
-            max_timestamp: AtomicI64::new(self.max_timestamp(place)?.0),
-        });
+        let points = Points::growing(entries, self.max_timestamp(place)?);
         Ok(Self {
             id: place.files.next_id(),
             path: self.path.clone(),
