@@ -11,6 +11,7 @@ mod bench;
 mod cli;
 mod console;
 mod crash;
+mod disk_full;
 mod operations;
 mod real_input;
 mod shell;

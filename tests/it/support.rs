@@ -33,16 +33,38 @@ impl Node {
 
     /// A node on a free port over `storage`, ready when this returns.
     pub async fn start_in(storage: &Path, arguments: &[&str]) -> Self {
+        let mut node = command(storage.parent().unwrap());
+        node.arg("start").args(arguments);
+        Self::start_as(node, storage).await
+    }
+
+    /// A node whose storage is a file system of its own of `size` (as `mount` writes it), inside a
+    /// mount namespace: it is gone with the process.
+    pub async fn start_on_small_disk(dir: &Path, size: &str) -> Self {
+        let storage = dir.join("disk");
+        std::fs::create_dir_all(&storage).unwrap();
+        let script = r#"mount -t tmpfs -o size="$1" tmpfs "$2" && shift 2 && exec "$@""#;
+        let mut node = Command::new("unshare");
+        node.args([
+            "--user",
+            "--map-root-user",
+            "--mount",
+            "sh",
+            "-c",
+            script,
+            "sh",
+            size,
+        ]);
+        node.arg(&storage).arg(BINARY).arg("start");
+        node.env("PILGRIMAGE_STATE_DIR", dir.join("state"));
+        Self::start_as(node, &storage).await
+    }
+
+    async fn start_as(mut node: Command, storage: &Path) -> Self {
         let port = free_port();
-        let mut process = command(storage.parent().unwrap())
-            .args([
-                "start",
-                "--listen",
-                &format!("127.0.0.1:{port}"),
-                "--storage",
-            ])
+        let mut process = node
+            .args(["--listen", &format!("127.0.0.1:{port}"), "--storage"])
             .arg(storage)
-            .args(arguments)
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
