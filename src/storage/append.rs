@@ -301,30 +301,34 @@ impl PartitionLog {
     /// Takes an append back that the disk refused half-way.
     fn roll_back(&mut self, before: Before) -> Result<(), StorageError> {
         let place = &self.shared.place;
+        let disk = place.disk.as_ref();
+        let sealed = self.active.as_ref().map(|active| active.segment.id)
+            != before.active.as_ref().map(|active| active.segment.id);
+        if let Some(active) = before.active.as_ref().filter(|_| sealed) {
+            // Its index may tell of records that are about to be cut off.
+            remove_if_there(disk, &active.segment.index_path())?;
+            place.sync_dir()?;
+        }
+        // From the last one on, each gone for good before the next: a crash in between must not
+        // leave records behind a gap.
         let known = |base| before.segments.iter().any(|segment| segment.base == base);
-        let mut removed = false;
         for segment in self
             .shared
             .segments
             .load()
             .iter()
-            .filter(|segment| !known(segment.base))
+            .rev()
+            .filter(|s| !known(s.base))
         {
             place.files.forget(segment.id);
-            remove_if_there(place.disk.as_ref(), &segment.index_path())?;
-            remove_if_there(place.disk.as_ref(), &segment.path)?;
-            removed = true;
-        }
-        // Later segments must be gone for good before records are cut off in front of them.
-        if removed {
+            remove_if_there(disk, &segment.index_path())?;
+            remove_if_there(disk, &segment.path)?;
             place.sync_dir()?;
         }
         let (mut active, mut segments) = (before.active, before.segments);
         if let Some(active) = &mut active {
-            if self.active.is_none() || removed {
-                // It was sealed on the way: its index may tell of records that are cut off, and
-                // readers may remember that, and a descriptor that only reads, under its id.
-                remove_if_there(place.disk.as_ref(), &active.segment.index_path())?;
+            if sealed {
+                // Readers may remember that index, and a descriptor that only reads, under its id.
                 place.files.forget(active.segment.id);
                 active.indexed = 0;
                 active.segment = Arc::new(active.segment.renewed(place)?);

@@ -230,7 +230,12 @@ fn check(disk: &SimDisk, expected: &Expected, context: &str) {
 
 /// Cuts the power after every change that `steps` makes to the disk.
 fn crash_everywhere(name: &str, steps: &[Step], seed: u64) {
+    crash_everywhere_with(name, steps, seed, &Faults::default());
+}
+
+fn crash_everywhere_with(name: &str, steps: &[Step], seed: u64, faults: &Faults) {
     let disk = SimDisk::default();
+    disk.set_faults(faults.clone());
     let expected = run(&disk, steps, seed);
     let total = disk.changes();
     check(
@@ -242,7 +247,7 @@ fn crash_everywhere(name: &str, steps: &[Step], seed: u64) {
         let disk = SimDisk::default();
         disk.set_faults(Faults {
             halt_after: Some(at),
-            ..Faults::default()
+            ..faults.clone()
         });
         let expected = run(&disk, steps, seed);
         let salt = seed.wrapping_mul(1_000_003).wrapping_add(at);
@@ -381,5 +386,18 @@ fn what_was_synced_survives_anything_in_any_order() {
             })
             .collect();
         crash_everywhere("random", &steps, seed);
+    }
+}
+
+#[test]
+fn what_was_synced_survives_while_a_refused_append_is_taken_back() {
+    // One append over four segments, whose writes stop short one after the other.
+    let steps = [Append(1, 50), Sync, Append(2, 400), Append(9, 1500)];
+    for nth in 6..11 {
+        let faults = Faults {
+            short_write_after: Some((nth, 700)),
+            ..Faults::default()
+        };
+        crash_everywhere_with("refused", &steps, nth, &faults);
     }
 }
