@@ -53,8 +53,8 @@ struct Rewritten {
 }
 
 impl Recompression {
-    /// Rewrites the segment under another name. `None`: not worth it, or the log was closed. Blocking, and long: about
-    /// 30 MB a second.
+    /// Rewrites the segment under another name. `None`: not worth it, or the log was closed.
+    /// Blocking, and long: about 30 MB a second.
     ///
     /// # Errors
     /// When the disk fails, or the segment is damaged and must stay as it is.
