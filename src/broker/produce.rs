@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::future::join_all;
 
 use super::topics::Topic;
-use super::{Broker, ProduceError};
+use super::{Broker, ProduceError, UnknownPartition};
 use crate::partition::{AppendError, AppendRequest, Appended, PartitionHandle};
 use crate::record::{Batch, BatchBuilder, Codec, Producer, Record, partition_for_key};
 use crate::types::{
@@ -62,6 +62,9 @@ impl Broker {
         expected: Option<Offset>,
     ) -> Result<Vec<Placed>, ProduceError> {
         self.check_space()?;
+        if self.find_topic(topic).is_none() {
+            self.check_for_new_topic(topic, &records)?;
+        }
         let topic = self.topic_for_produce(topic).await?;
         let now = self.inner.clock.now();
         let pending = distribute(&topic, &records, now)?;
@@ -129,6 +132,16 @@ impl Broker {
         expected: Option<Offset>,
     ) -> Result<Vec<(Partition, Appended)>, ProduceError> {
         self.check_space()?;
+        if self.find_topic(topic).is_none() {
+            let partitions = self.inner.options.defaults.partitions;
+            check_new_partition(topic, partition, partitions)?;
+            let max = self.inner.options.defaults.max_record_bytes;
+            for (index, batch) in batches.iter().enumerate() {
+                batch
+                    .check(max)
+                    .map_err(|source| ProduceError::Batch { index, source })?;
+            }
+        }
         let topic = self.topic_for_produce(topic).await?;
         let settings = &topic.entry.settings;
         let bytes = batches
@@ -167,6 +180,38 @@ impl Broker {
                     .map(|batch| (partition, batch))
                     .collect()
             }))
+    }
+
+    /// A request that will be refused must not leave an empty topic behind: it is judged by the
+    /// settings that the topic would get before the topic is made.
+    fn check_for_new_topic(
+        &self,
+        topic: &TopicName,
+        records: &[(Option<Partition>, Record)],
+    ) -> Result<(), ProduceError> {
+        let defaults = &self.inner.options.defaults;
+        for (index, (partition, record)) in records.iter().enumerate() {
+            check_new_partition(topic, *partition, defaults.partitions)?;
+            record
+                .check(defaults.max_record_bytes)
+                .map_err(|source| ProduceError::Record { index, source })?;
+        }
+        Ok(())
+    }
+}
+
+fn check_new_partition(
+    topic: &TopicName,
+    partition: Option<Partition>,
+    partitions: u32,
+) -> Result<(), UnknownPartition> {
+    match partition {
+        Some(partition) if partitions <= partition.0 => Err(UnknownPartition {
+            topic: topic.clone(),
+            partition,
+            partitions,
+        }),
+        _ => Ok(()),
     }
 }
 

@@ -164,6 +164,25 @@ async fn nothing_is_appended_when_one_record_of_a_request_is_wrong() {
 }
 
 #[tokio::test]
+async fn a_refused_request_leaves_no_topic_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = open(dir.path()).await;
+    let huge = Record::binary(vec![
+        0;
+        crate::types::limits::RECORD_BYTES_DEFAULT as usize + 1
+    ]);
+    for (partition, record) in [(None, huge), (Some(Partition(1)), Record::text("x"))] {
+        let records = vec![(partition, record)];
+        let refused = broker.produce(&topic("t"), records, Acks::All, None).await;
+        assert!(refused.is_err());
+        assert_eq!(
+            broker.topic(&topic("t")).unwrap_err().code(),
+            Code::TopicNotFound
+        );
+    }
+}
+
+#[tokio::test]
 async fn of_many_conditional_appends_at_one_offset_exactly_one_wins() {
     let dir = tempfile::tempdir().unwrap();
     let broker = open(dir.path()).await;

@@ -1,5 +1,6 @@
 //! Starts the real binary and waits for conditions.
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -61,27 +62,34 @@ impl Node {
     }
 
     async fn start_as(mut node: Command, storage: &Path) -> Self {
-        let port = free_port();
+        // The node takes a free port itself and says which: a port picked here could be taken by
+        // another test before the node gets to it. It says so once it is ready.
         let mut process = node
-            .args(["--listen", &format!("127.0.0.1:{port}"), "--storage"])
+            .args(["--listen", "127.0.0.1:0", "--storage"])
             .arg(storage)
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let url = format!("http://127.0.0.1:{port}");
-        let client = Client::new(&url).unwrap();
-        let deadline = Instant::now() + PATIENCE;
-        while !client
-            .readyz()
-            .await
-            .is_ok_and(|health| health.status == "ok")
-        {
-            if let Some(status) = process.try_wait().unwrap() {
-                panic!("the node ended with {status} before it was ready");
+        let mut said = BufReader::new(process.stdout.take().unwrap());
+        let url = tokio::task::spawn_blocking(move || {
+            loop {
+                let mut line = String::new();
+                if said.read_line(&mut line).unwrap() == 0 {
+                    return None;
+                }
+                if let Some((_, url)) = line.trim().split_once("Console  ") {
+                    // Keeps the pipe open and empty for the node's last words.
+                    std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
+                    return Some(url.trim_end_matches('/').to_owned());
+                }
             }
-            assert!(Instant::now() < deadline, "the node did not get ready");
-            tokio::time::sleep(Duration::from_millis(5)).await; // wait_until
-        }
+        });
+        let Some(url) = tokio::time::timeout(PATIENCE, url).await.unwrap().unwrap() else {
+            panic!(
+                "the node ended with {} before it was ready",
+                process.wait().unwrap()
+            );
+        };
         Self {
             process,
             url,
