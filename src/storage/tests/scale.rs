@@ -1,4 +1,5 @@
-//! How long opening takes. Not part of the default run: it writes much.
+//! Opening many logs, and a large one. Few and small by default; the numbers at scale are printed
+//! with `PILGRIMAGE_LOGS=10000 PILGRIMAGE_MIB=10240 cargo test --release scale -- --nocapture`.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,10 +15,9 @@ fn number(name: &str, default: u64) -> u64 {
 }
 
 #[test]
-#[ignore = "creates thousands of logs"]
-fn ten_thousand_idle_logs_open_within_five_seconds() {
+fn many_idle_logs_open_with_everything_they_held() {
     let dir = tempfile::tempdir().unwrap();
-    let count = number("PILGRIMAGE_LOGS", 10_000);
+    let count = number("PILGRIMAGE_LOGS", 100);
     let open = |i: u64, files: &Arc<FileCache>| {
         let dir = dir.path().join(i.to_string());
         PartitionLog::open(
@@ -49,14 +49,12 @@ fn ten_thousand_idle_logs_open_within_five_seconds() {
     let again = begun.elapsed();
     assert!(logs.iter().all(|(log, _)| log.log_end() == Offset(2)));
     eprintln!("{count} logs: {fresh:?} before the first record, {again:?} with records");
-    assert!((fresh + again).as_millis() * 10_000 < 5_000 * u128::from(count) * 2);
 }
 
 #[test]
-#[ignore = "writes gigabytes"]
-fn a_large_log_that_was_closed_opens_within_milliseconds() {
+fn a_large_log_opens_and_reads_whole_with_and_without_its_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
-    let mib = number("PILGRIMAGE_MIB", 1024);
+    let mib = number("PILGRIMAGE_MIB", 48);
     let (mut log, _) = open_on(Arc::new(StdDisk), dir.path(), small_segments(16 << 20));
     let values = vec![vec![b'x'; 1000]; 1000];
     let group = batch(&values);
@@ -69,15 +67,13 @@ fn a_large_log_that_was_closed_opens_within_milliseconds() {
         let begun = Instant::now();
         let (log, recovery) = open_on(Arc::new(StdDisk), dir.path(), small_segments(16 << 20));
         eprintln!("{mib} MiB: {:?}, {recovery:?}", begun.elapsed());
-        (log, begun.elapsed())
+        log
     };
     log.close().unwrap();
-    let (log, took) = open();
-    assert!(took.as_millis() < 100, "{took:?}");
-    drop(log);
+    drop(open());
     let path = dir.path().join("checkpoint");
     std::fs::remove_file(path).unwrap();
-    let (log, _) = open();
+    let log = open();
     let begun = Instant::now();
     let bytes = log.reader().read(Offset(mib * 500), 1 << 20).unwrap();
     eprintln!(
@@ -98,4 +94,6 @@ fn a_large_log_that_was_closed_opens_within_milliseconds() {
             .end_offset();
     }
     eprintln!("reading all: {:?} for {total} bytes", begun.elapsed());
+    assert_eq!(next, Offset(mib * 1000));
+    assert_eq!(total as u64, mib * group.len() as u64);
 }
