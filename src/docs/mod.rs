@@ -11,3 +11,6 @@ pub mod delivery {}
 
 #[doc = include_str!("operations.md")]
 pub mod operations {}
+
+#[doc = include_str!("performance.md")]
+pub mod performance {}
