@@ -10,7 +10,8 @@ use super::{Broker, ProduceError, UnknownPartition};
 use crate::partition::{AppendError, AppendRequest, Appended, PartitionHandle};
 use crate::record::{Batch, BatchBuilder, Codec, Producer, Record, partition_for_key};
 use crate::types::{
-    Acks, Compression, Offset, Partition, Timestamp, TimestampType, TopicName, limits,
+    Acks, Compression, Offset, Partition, Timestamp, TimestampType, TopicName, TopicPartition,
+    limits,
 };
 
 /// The place of one record.
@@ -132,34 +133,33 @@ impl Broker {
         expected: Option<Offset>,
     ) -> Result<Vec<(Partition, Appended)>, ProduceError> {
         self.check_space()?;
-        if self.find_topic(topic).is_none() {
-            let partitions = self.inner.options.defaults.partitions;
-            check_new_partition(topic, partition, partitions)?;
-            let max = self.inner.options.defaults.max_record_bytes;
-            for (index, batch) in batches.iter().enumerate() {
-                batch
-                    .check(max)
-                    .map_err(|source| ProduceError::Batch { index, source })?;
-            }
-        }
-        let topic = self.topic_for_produce(topic).await?;
-        let settings = &topic.entry.settings;
+        let name = topic;
         let bytes = batches
             .iter()
             .map(|batch| batch.bytes().len())
             .sum::<usize>();
-        let partition =
-            partition.unwrap_or_else(|| Partition(topic.sticky.choose(bytes, settings.partitions)));
-        let handle = topic.partition(partition)?;
-        if limits::BATCH_BYTES < bytes {
+        let unpacked = batches
+            .iter()
+            .map(|batch| batch.header.unpacked_len as usize)
+            .sum::<usize>();
+        let found = self.find_topic(name);
+        // Judged before a topic is made: a request that is refused leaves none behind.
+        let settings = found
+            .as_ref()
+            .map_or(&self.inner.options.defaults, |topic| &topic.entry.settings);
+        check_new_partition(name, partition, settings.partitions)?;
+        if limits::BATCH_BYTES < bytes || limits::UNPACKED_BYTES < unpacked {
             return Err(ProduceError::TooLarge {
-                partition: handle.name().clone(),
+                partition: TopicPartition {
+                    topic: name.clone(),
+                    partition: partition.unwrap_or_default(),
+                },
             });
         }
         let compress = settings.compression == Compression::Zstd;
         let max = settings.max_record_bytes;
         // Checking sums and parses every byte: large bodies leave the async threads alone.
-        let batches = if bytes < INLINE_CHECK {
+        let batches = if bytes.max(unpacked) < INLINE_CHECK {
             checked(batches, max, compress)?
         } else {
             match tokio::task::spawn_blocking(move || checked(batches, max, compress)).await {
@@ -167,6 +167,11 @@ impl Broker {
                 Err(_) => return Err(super::TopicError::Closing.into()),
             }
         };
+        let topic = self.topic_for_produce(name).await?;
+        let partitions = topic.entry.settings.partitions;
+        let partition =
+            partition.unwrap_or_else(|| Partition(topic.sticky.choose(bytes, partitions)));
+        let handle = topic.partition(partition)?;
         if batches.is_empty() {
             return Ok(Vec::new());
         }

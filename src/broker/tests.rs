@@ -183,6 +183,30 @@ async fn a_refused_request_leaves_no_topic_behind() {
 }
 
 #[tokio::test]
+async fn a_small_body_of_batches_that_unpack_to_much_is_refused_before_they_are_unpacked() {
+    use crate::record::{BatchBuilder, Codec, Producer};
+    let dir = tempfile::tempdir().unwrap();
+    let broker = open(dir.path()).await;
+    let mut bomb = BatchBuilder::default();
+    for _ in 0..7 {
+        bomb.push(
+            &Record::binary(vec![0; 4 << 20]),
+            crate::types::Timestamp(0),
+        );
+    }
+    let bomb = bomb.build(Codec::Zstd, Producer::default()).unwrap();
+    assert!(bomb.bytes().len() < 8 * 1024);
+    let refused = broker
+        .produce_batches(&topic("t"), None, vec![bomb; 5], Acks::All, None)
+        .await;
+    assert_eq!(refused.unwrap_err().code(), Code::TooLarge);
+    assert_eq!(
+        broker.topic(&topic("t")).unwrap_err().code(),
+        Code::TopicNotFound
+    );
+}
+
+#[tokio::test]
 async fn of_many_conditional_appends_at_one_offset_exactly_one_wins() {
     let dir = tempfile::tempdir().unwrap();
     let broker = open(dir.path()).await;

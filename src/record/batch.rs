@@ -110,6 +110,9 @@ impl Batch {
                     Vec::with_capacity((len as usize).min(payload.len().saturating_mul(16)));
                 let mut decoder = zstd::stream::read::Decoder::with_buffer(payload)
                     .map_err(|_| BatchError::Unpack(len))?;
+                decoder
+                    .window_log_max(limits::ZSTD_WINDOW_LOG)
+                    .map_err(|_| BatchError::Unpack(len))?;
                 std::io::Read::read_to_end(
                     &mut std::io::Read::take(&mut decoder, u64::from(len) + 1),
                     &mut out,

@@ -23,6 +23,12 @@ pub const RECORD_BYTES_DEFAULT: u32 = 4 * 1024 * 1024;
 pub const RECORD_BYTES_MAX: u32 = 16 * 1024 * 1024;
 /// Greatest batch, in bytes, compressed or not.
 pub const BATCH_BYTES: usize = 32 * 1024 * 1024;
+/// Greatest sum of the unpacked sizes of the batches of one request, in bytes: bounds what a small
+/// body of compressed batches may cost.
+pub const UNPACKED_BYTES: usize = 128 * 1024 * 1024;
+/// Memory that unpacking one batch may ask for beside its records, as a power of two: a frame with
+/// a larger zstd window is refused.
+pub const ZSTD_WINDOW_LOG: u32 = 25;
 /// Most records in one batch.
 pub const BATCH_RECORDS: usize = 1_000_000;
 /// Greatest key, in bytes.
