@@ -3,6 +3,7 @@
 //! Imports nothing of the project; holds no behaviour beyond validation.
 
 pub mod clock;
+mod cluster;
 pub mod code;
 pub mod limits;
 mod name;
@@ -10,6 +11,7 @@ mod position;
 mod settings;
 
 pub use clock::{Clock, SystemClock};
+pub use cluster::{Incarnation, NodeId, PartitionEpoch, PartitionRecord, Replica};
 pub use code::{Code, Outcome};
 pub use name::{BrokerId, InvalidName, TopicName};
 pub use position::{LeaderEpoch, Offset, Partition, Timestamp, TopicId, TopicPartition};
