@@ -37,6 +37,7 @@ fn open(dir: &std::path::Path) -> PartitionLog {
         retention_bytes: None,
         compression: Compression::Producer,
         use_append_time: false,
+        replicated: false,
     };
     let topic = TopicId(uuid::Uuid::from_u128(1));
     let files = Arc::new(FileCache::new(64));

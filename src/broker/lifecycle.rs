@@ -461,6 +461,7 @@ pub(super) fn log_options(settings: &TopicSettings) -> LogOptions {
         retention_bytes: settings.retention_bytes,
         compression: settings.compression,
         use_append_time: settings.timestamp_type == TimestampType::Append,
+        replicated: false,
     }
 }
 

@@ -66,6 +66,17 @@ impl PartitionLog {
         if batches.is_empty() {
             return Ok(Vec::new());
         }
+        let headers = self.all_or_none(now, |log| log.append_all(batches, epoch, now))?;
+        self.note_epochs(&headers);
+        Ok(headers)
+    }
+
+    /// Runs `append`, and takes back what it did when the disk refuses half-way.
+    pub(super) fn all_or_none<T>(
+        &mut self,
+        now: Timestamp,
+        append: impl FnOnce(&mut Self) -> Result<T, Failure>,
+    ) -> Result<T, AppendError> {
         self.now = now;
         self.touched = true;
         let before = Before {
@@ -74,12 +85,12 @@ impl PartitionLog {
             tail: self.tail.clone(),
             durable: self.durable.clone(),
         };
-        match self.append_all(batches, epoch, now) {
-            Ok(headers) => {
+        match append(self) {
+            Ok(done) => {
                 self.shared
                     .log_end
                     .store(self.tail.offset.0, Ordering::Release);
-                Ok(headers)
+                Ok(done)
             }
             Err(Failure::Fatal(error)) => {
                 self.poisoned = true;
@@ -126,10 +137,7 @@ impl PartitionLog {
                     },
                 )
                 .map_err(|_| Failure::Refused(self.damaged(active.len)))?;
-                active.points.see(active.len, &header);
-                active.len += len;
-                active.first_append_time.get_or_insert(header.append_time);
-                self.tail.advance(&header);
+                self.take_in(&mut active, &header);
                 headers.push(header);
             }
             let slices = batches[first..headers.len()]
@@ -140,6 +148,14 @@ impl PartitionLog {
         Ok(headers)
     }
 
+    /// Counts a batch in that is about to be written at the end of `active`.
+    pub(super) fn take_in(&mut self, active: &mut Active, header: &Header) {
+        active.points.see(active.len, header);
+        active.len += u64::from(header.batch_len);
+        active.first_append_time.get_or_insert(header.append_time);
+        self.tail.advance(header);
+    }
+
     fn damaged(&self, position: u64) -> StorageError {
         StorageError::Damaged {
             path: self.place().segment_path(self.tail.offset),
@@ -148,7 +164,7 @@ impl PartitionLog {
     }
 
     /// The active segment with room for a batch of `len` bytes: sealed and begun anew when due.
-    fn ready_segment(&mut self, len: u64, now: Timestamp) -> Result<Active, Failure> {
+    pub(super) fn ready_segment(&mut self, len: u64, now: Timestamp) -> Result<Active, Failure> {
         if self.active.as_ref().is_some_and(|active| {
             self.is_due(active, now)
                 || (FIRST < active.len && self.options.segment_bytes < active.len + len)
@@ -169,7 +185,7 @@ impl PartitionLog {
         })
     }
 
-    fn write(
+    pub(super) fn write(
         &mut self,
         mut active: Active,
         position: u64,

@@ -14,12 +14,14 @@ use super::segment::{array, u32_at, u64_at};
 use crate::types::{LeaderEpoch, Offset, Partition, Timestamp, TopicId};
 
 /// The first four bytes of a slot: `PLC` and the format version.
-const MAGIC: [u8; 4] = *b"PLC\x01";
+const MAGIC: [u8; 4] = *b"PLC\x02";
 /// Bytes of a slot.
-const SLOT_LEN: usize = 96;
+const SLOT_LEN: usize = 104;
 /// Distance between the slots: a sector each.
 const SLOT_STEP: usize = 512;
 const CLEAN: u32 = 1;
+const EMPTIED: u32 = 2;
+const KNOWN_FLAGS: u32 = CLEAN | EMPTIED;
 
 /// The file's name in the log's directory.
 pub(super) const FILE: &str = "checkpoint";
@@ -31,6 +33,9 @@ pub(super) struct Checkpoint {
     pub(super) partition: Partition,
     /// The log was closed, and nothing came after `durable_end`.
     pub(super) clean: bool,
+    /// The log was being emptied to begin anew at `durable_end`: no segment that is still there
+    /// belongs to it.
+    pub(super) emptied: bool,
     /// Greater in the younger slot.
     pub(super) generation: u64,
     pub(super) log_start: Offset,
@@ -48,15 +53,24 @@ pub(super) struct Checkpoint {
     pub(super) append_time: Timestamp,
     /// Greatest record time of the segment up to `position`.
     pub(super) max_timestamp: Timestamp,
+    /// The high watermark, but never beyond `durable_end`.
+    pub(super) high_watermark: Offset,
 }
 
 impl Checkpoint {
     fn to_bytes(&self) -> [u8; SLOT_LEN] {
+        let mut flags = 0;
+        if self.clean {
+            flags |= CLEAN;
+        }
+        if self.emptied {
+            flags |= EMPTIED;
+        }
         let mut b = [0; SLOT_LEN];
         b[..4].copy_from_slice(&MAGIC);
         b[8..24].copy_from_slice(self.topic_id.0.as_bytes());
         b[24..28].copy_from_slice(&self.partition.0.to_le_bytes());
-        b[28..32].copy_from_slice(&(if self.clean { CLEAN } else { 0 }).to_le_bytes());
+        b[28..32].copy_from_slice(&flags.to_le_bytes());
         b[32..40].copy_from_slice(&self.generation.to_le_bytes());
         b[40..48].copy_from_slice(&self.log_start.0.to_le_bytes());
         b[48..56].copy_from_slice(&self.durable_end.0.to_le_bytes());
@@ -66,6 +80,7 @@ impl Checkpoint {
         b[76..80].copy_from_slice(&self.epoch.0.to_le_bytes());
         b[80..88].copy_from_slice(&self.append_time.0.to_le_bytes());
         b[88..96].copy_from_slice(&self.max_timestamp.0.to_le_bytes());
+        b[96..104].copy_from_slice(&self.high_watermark.0.to_le_bytes());
         let crc = crc32c::crc32c(&b[8..]);
         b[4..8].copy_from_slice(&crc.to_le_bytes());
         b
@@ -73,14 +88,15 @@ impl Checkpoint {
 
     fn parse(bytes: &[u8]) -> Option<Self> {
         let b = bytes.first_chunk::<SLOT_LEN>()?;
-        if b[..4] != MAGIC || u32_at(b, 4) != crc32c::crc32c(&b[8..]) || u32_at(b, 28) & !CLEAN != 0
-        {
+        let flags = u32_at(b, 28);
+        if b[..4] != MAGIC || u32_at(b, 4) != crc32c::crc32c(&b[8..]) || flags & !KNOWN_FLAGS != 0 {
             return None;
         }
         Some(Self {
             topic_id: TopicId(Uuid::from_bytes(array(b, 8))),
             partition: Partition(u32_at(b, 24)),
-            clean: u32_at(b, 28) & CLEAN != 0,
+            clean: flags & CLEAN != 0,
+            emptied: flags & EMPTIED != 0,
             generation: u64_at(b, 32),
             log_start: Offset(u64_at(b, 40)),
             durable_end: Offset(u64_at(b, 48)),
@@ -90,6 +106,7 @@ impl Checkpoint {
             epoch: LeaderEpoch(u32_at(b, 76)),
             append_time: Timestamp(u64_at(b, 80) as i64),
             max_timestamp: Timestamp(u64_at(b, 88) as i64),
+            high_watermark: Offset(u64_at(b, 96)),
         })
     }
 }

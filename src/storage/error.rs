@@ -112,6 +112,50 @@ impl AppendError {
     }
 }
 
+/// Why batches that a leader sent were not appended.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplicateError {
+    /// A batch is cut short or does not match its checksums: it was damaged on the way, or where
+    /// it came from. Nothing was appended.
+    #[error("batch {index} is damaged")]
+    Damaged {
+        /// Which of the batches, from 0.
+        index: usize,
+        /// What is wrong with it.
+        #[source]
+        source: BatchError,
+    },
+    /// A batch belongs to another topic or partition. Nothing was appended.
+    #[error("batch {index} belongs to another topic or partition")]
+    Foreign {
+        /// Which of the batches, from 0.
+        index: usize,
+    },
+    /// A batch begins elsewhere than the log, or the batch before it, ends. Nothing was appended.
+    /// An empty log that begins within a batch of its leader's has to begin with that batch.
+    #[error("batch {index} begins at {found}, not at {expected}")]
+    NotNext {
+        /// Which of the batches, from 0.
+        index: usize,
+        /// Where it should begin.
+        expected: Offset,
+        /// Where it begins.
+        found: Offset,
+    },
+    /// A batch is not chained to the one before it, or its epoch or append time falls: the two
+    /// logs differ before it. Nothing was appended.
+    #[error("batch {index}, at {offset}, does not continue the log")]
+    Unchained {
+        /// Which of the batches, from 0.
+        index: usize,
+        /// Where it begins.
+        offset: Offset,
+    },
+    /// The log would not take them.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+}
+
 /// Why a read has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {

@@ -13,7 +13,7 @@ use super::reader::{LogReader, Shared};
 use super::recovery::{self, Recovery};
 use super::segment::{FIRST, Place, Points4k, Segment};
 use super::walk::Expect;
-use crate::types::{Compression, Offset, Partition, Timestamp, TopicId};
+use crate::types::{Compression, LeaderEpoch, Offset, Partition, Timestamp, TopicId};
 
 /// Milliseconds between checkpoints that are written in passing.
 const CHECKPOINT_MS: i64 = 100;
@@ -33,6 +33,11 @@ pub struct LogOptions {
     pub compression: Compression,
     /// Whether records carry the time at which they were appended instead of their own.
     pub use_append_time: bool,
+    /// Whether other nodes hold copies of the log. Then sealed segments are not rewritten, so that
+    /// all copies have the same bytes; a start shows no more than the high watermark that was
+    /// noted, because what lies beyond may not be committed; and what batches tell of durability
+    /// is not believed of this disk, because another one's leader wrote it.
+    pub replicated: bool,
 }
 
 /// The segment that is being written.
@@ -64,6 +69,34 @@ pub(super) struct Durable {
     pub(super) max_timestamp: Timestamp,
 }
 
+impl Durable {
+    /// A log that goes on in a segment that will come: opening must not go on behind a sealed one.
+    pub(super) fn before_segment(tail: Expect) -> Self {
+        Self {
+            segment: tail.offset,
+            tail,
+            position: FIRST,
+            max_timestamp: LONG_AGO,
+        }
+    }
+}
+
+/// What the last checkpoint told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Noted {
+    pub(super) at: Timestamp,
+    pub(super) durable_end: Offset,
+    pub(super) high_watermark: Offset,
+}
+
+/// What a checkpoint says of the log beside its positions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    Open,
+    Closed,
+    Emptied,
+}
+
 /// The single writer of a partition's log. Blocking; owned by one task.
 ///
 /// Positions: `log_start <= high_watermark <= log_end` and `durable_end <= log_end`. Readers see
@@ -76,8 +109,9 @@ pub struct PartitionLog {
     pub(super) tail: Expect,
     pub(super) durable: Durable,
     pub(super) generation: u64,
-    /// When the last checkpoint was written, and up to where.
-    pub(super) checkpointed: Option<(Timestamp, Offset)>,
+    pub(super) checkpointed: Option<Noted>,
+    /// Where each epoch begins; read from the log when somebody asks.
+    pub(super) epochs: Option<Vec<(LeaderEpoch, Offset)>>,
     /// The time that a caller told last.
     pub(super) now: Timestamp,
     pub(super) poisoned: bool,
@@ -87,8 +121,8 @@ pub struct PartitionLog {
 
 impl PartitionLog {
     /// Opens the log in `dir`, which comes into being with the first append. Only what lies
-    /// beyond the last checkpoint is scanned; afterwards everything that was found is durable and
-    /// published.
+    /// beyond the last checkpoint is scanned; afterwards everything that was found is durable and,
+    /// unless the log is [replicated](LogOptions::replicated), published.
     ///
     /// # Errors
     /// When the disk fails, or a file belongs to another partition. Damage is no error: see
@@ -196,9 +230,8 @@ impl PartitionLog {
         }
         self.mark_durable();
         // A clock that was set back must not end it.
-        let due = |(at, _): (Timestamp, _)| {
-            self.now < at || CHECKPOINT_MS <= self.now.0.saturating_sub(at.0)
-        };
+        let due =
+            |Noted { at, .. }| self.now < at || CHECKPOINT_MS <= self.now.0.saturating_sub(at.0);
         if self.touched && self.checkpointed.is_none_or(due) {
             self.checkpoint();
         }
@@ -230,30 +263,39 @@ impl PartitionLog {
                 position: active.len,
                 max_timestamp: active.points.max_timestamp,
             },
-            // The segment that will come: opening must not go on behind the sealed one.
-            None => Durable {
-                tail: self.tail.clone(),
-                segment: self.tail.offset,
-                position: FIRST,
-                max_timestamp: LONG_AGO,
-            },
+            None => Durable::before_segment(self.tail.clone()),
         };
     }
 
     /// Shows readers everything below `up_to`, but nothing beyond the log's end. Never moves back.
     pub fn publish(&mut self, up_to: Offset) {
         let up_to = up_to.min(self.tail.offset);
-        self.shared
+        let before = self
+            .shared
             .high_watermark
             .fetch_max(up_to.0, Ordering::AcqRel);
+        self.touched |= before < up_to.0;
+    }
+
+    /// A follower's high watermark, as its leader tells: it may go down when the leader changed
+    /// (PROTOCOL H5). Held within the log; returns what it is now.
+    pub fn set_high_watermark(&mut self, to: Offset) -> Offset {
+        let to = to.min(self.tail.offset).max(self.log_start());
+        let before = self.shared.high_watermark.swap(to.0, Ordering::AcqRel);
+        self.touched |= before != to.0;
+        to
     }
 
     /// Writes down what is durable, so that the next open has less to scan. Worth calling when a
     /// log falls idle; costs no fsync. It is only an aid, so its failure is none.
     pub fn checkpoint(&mut self) {
-        self.checkpointed = Some((self.now, self.durable.tail.offset));
+        self.checkpointed = Some(Noted {
+            at: self.now,
+            durable_end: self.durable.tail.offset,
+            high_watermark: self.shared.high_watermark(),
+        });
         self.write_points();
-        if let Err(error) = self.store_checkpoint(None, false, false) {
+        if let Err(error) = self.store_checkpoint(None, Standing::Open, false) {
             tracing::warn!(%error, "cannot write the checkpoint");
         }
     }
@@ -277,7 +319,7 @@ impl PartitionLog {
     pub(super) fn store_checkpoint(
         &mut self,
         log_start: Option<Offset>,
-        clean: bool,
+        standing: Standing,
         durable: bool,
     ) -> Result<(), StorageError> {
         let place = &self.shared.place;
@@ -285,7 +327,8 @@ impl PartitionLog {
         let checkpoint = Checkpoint {
             topic_id: place.topic_id,
             partition: place.partition,
-            clean,
+            clean: standing == Standing::Closed,
+            emptied: standing == Standing::Emptied,
             generation: self.generation,
             log_start: log_start.unwrap_or_else(|| self.shared.log_start()),
             durable_end: self.durable.tail.offset,
@@ -295,6 +338,7 @@ impl PartitionLog {
             epoch: self.durable.tail.epoch,
             append_time: self.durable.tail.append_time,
             max_timestamp: self.durable.max_timestamp,
+            high_watermark: self.shared.high_watermark().min(self.durable.tail.offset),
         };
         checkpoint::store(place.disk.as_ref(), &place.dir, &checkpoint, durable)
             .attempt("write the checkpoint of", &place.dir)

@@ -10,6 +10,7 @@
 mod append;
 mod checkpoint;
 mod disk;
+mod epochs;
 mod error;
 mod files;
 mod index;
@@ -19,18 +20,21 @@ mod quarantine;
 mod reader;
 mod recompress;
 mod recovery;
+mod replicate;
 mod retention;
 mod segment;
+mod truncate;
 mod walk;
 
 pub(crate) use disk::create_dirs;
 pub use disk::{Disk, DiskFile, OpenMode, StdDisk};
-pub use error::{AppendError, OpenError, ReadError, StorageError};
+pub use error::{AppendError, OpenError, ReadError, ReplicateError, StorageError};
 pub use files::FileCache;
 pub use log::{LogOptions, PartitionLog};
 pub use reader::{LogReader, LogStats};
 pub use recompress::{Recompressed, Recompression};
 pub use recovery::Recovery;
+pub use replicate::{Digest, ReplicaBatches};
 pub use retention::{Deleted, destroy};
 pub use segment::SegmentHeader;
 

@@ -21,6 +21,8 @@ const ATTEMPTS: usize = 10_000;
 pub(super) struct Shared {
     pub(super) place: Place,
     log_start: AtomicU64,
+    /// Raised whenever records are cut off the end, so that who read beside it looks again.
+    cuts: AtomicU64,
     pub(super) high_watermark: AtomicU64,
     pub(super) log_end: AtomicU64,
     /// In order of base offset; the last one may be growing.
@@ -35,13 +37,15 @@ impl Shared {
     pub(super) fn new(
         place: Place,
         log_start: Offset,
+        high_watermark: Offset,
         log_end: Offset,
         segments: Vec<Arc<Segment>>,
     ) -> Self {
         Self {
             place,
             log_start: AtomicU64::new(log_start.0),
-            high_watermark: AtomicU64::new(log_end.0),
+            cuts: AtomicU64::new(0),
+            high_watermark: AtomicU64::new(high_watermark.0),
             log_end: AtomicU64::new(log_end.0),
             segments: ArcSwap::from_pointee(segments),
             version: AtomicU64::new(0),
@@ -90,6 +94,23 @@ impl Shared {
         self.log_start.fetch_max(to.0, Ordering::AcqRel);
     }
 
+    /// The writer's: the log now ends at `end`. Called before bytes are cut off or written over,
+    /// so that a reader that finds `cuts` unchanged after its read has read none of what came
+    /// after.
+    pub(super) fn cut_to(&self, end: Offset) {
+        self.high_watermark.fetch_min(end.0, Ordering::SeqCst);
+        self.log_end.store(end.0, Ordering::SeqCst);
+        self.cuts.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The writer's: the log is empty and begins at `start`, which may lie before where it began.
+    pub(super) fn begin_at(&self, start: Offset) {
+        self.cut_to(start);
+        self.high_watermark.store(start.0, Ordering::SeqCst);
+        self.log_start.store(start.0, Ordering::SeqCst);
+        self.store_segments(Arc::default());
+    }
+
     pub(super) fn high_watermark(&self) -> Offset {
         Offset(self.high_watermark.load(Ordering::Acquire))
     }
@@ -109,7 +130,7 @@ pub struct LogStats {
 /// A view of a log: cheap to clone, usable from any thread. Sees records below the high watermark.
 #[derive(Clone)]
 pub struct LogReader {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl std::fmt::Debug for LogReader {
@@ -212,9 +233,13 @@ impl LogReader {
 
     /// Runs `look` again when segments were replaced meanwhile: a rewritten or deleted file may
     /// then have been found where another was expected.
-    fn attempt<T>(&self, look: impl Fn() -> Result<T, ReadError>) -> Result<T, ReadError> {
+    pub(super) fn attempt<T>(
+        &self,
+        look: impl Fn() -> Result<T, ReadError>,
+    ) -> Result<T, ReadError> {
         let mut attempt = 1;
         loop {
+            let cuts = self.shared.cuts.load(Ordering::SeqCst);
             let version = self.shared.version.load(Ordering::Acquire);
             match look() {
                 Err(ReadError::Corrupt { .. } | ReadError::Io(_))
@@ -224,6 +249,10 @@ impl LogReader {
                 {
                     attempt += 1;
                     std::thread::yield_now();
+                }
+                // Records that were cut off meanwhile, or what was written in their place.
+                Ok(_) if attempt < ATTEMPTS && cuts != self.shared.cuts.load(Ordering::SeqCst) => {
+                    attempt += 1;
                 }
                 done => return done,
             }
@@ -240,7 +269,7 @@ impl LogReader {
     }
 
     /// Reads from a segment that begins at or before `from`, which lies below `until`.
-    fn read_segment(
+    pub(super) fn read_segment(
         &self,
         segment: &Segment,
         from: Offset,

@@ -240,10 +240,11 @@ fn same_records(old: &[Batch], new: &[Batch]) -> bool {
 }
 
 impl PartitionLog {
-    /// The oldest sealed segment of a log with zstd compression that has not been rewritten. The
-    /// work itself needs no hold on the log.
+    /// The oldest sealed segment of a log with zstd compression that has not been rewritten; none
+    /// when the log has copies elsewhere, which would no longer be alike. The work itself needs no
+    /// hold on the log.
     pub fn recompression_candidate(&self) -> Option<Recompression> {
-        if self.options.compression != Compression::Zstd {
+        if self.options.compression != Compression::Zstd || self.options.replicated {
             return None;
         }
         let high_watermark = self.shared.high_watermark();
@@ -267,20 +268,15 @@ impl PartitionLog {
     }
 
     /// Puts a rewritten segment in the place of the old one; returns the bytes saved, 0 if the
-    /// segment has been deleted meanwhile. Readers of the old file can go on.
+    /// segment has been deleted, or the log been given copies elsewhere, meanwhile. Readers of the old file can go on.
     ///
     /// # Errors
     /// When the disk fails; one of the two files is then in place, and both are whole.
     pub fn install(&mut self, done: Recompressed) -> Result<u64, StorageError> {
         let Recompressed { old, new } = done;
         let place = &self.shared.place;
-        if !self
-            .shared
-            .segments
-            .load()
-            .iter()
-            .any(|segment| segment.id == old.id)
-        {
+        let segments = self.shared.segments.load();
+        if self.options.replicated || !segments.iter().any(|segment| segment.id == old.id) {
             remove_if_there(place.disk.as_ref(), &new.path)?;
             return Ok(0);
         }

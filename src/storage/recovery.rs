@@ -20,6 +20,7 @@ use super::reader::Shared;
 use super::segment::{
     FIRST, Place, Points4k, SEGMENT_HEADER_LEN, Segment, SegmentHeader, parse_file_name,
 };
+use super::truncate::remove_segments;
 use super::walk::{Expect, Walk};
 use crate::types::{LeaderEpoch, Offset};
 
@@ -79,6 +80,9 @@ pub(super) fn open(
             None
         }
     };
+    if checkpoint.as_ref().is_some_and(|c| c.emptied) {
+        remove_segments(&place)?;
+    }
     let bases = list_segments(
         &place,
         checkpoint.as_ref().map_or(Offset::ZERO, |c| c.log_start),
@@ -100,6 +104,7 @@ pub(super) fn open(
                 *last,
                 before.as_deref(),
                 checkpoint.as_ref(),
+                options.replicated,
                 &mut recovery,
             )?
         }
@@ -114,6 +119,9 @@ pub(super) fn open(
     if told < first && checkpoint.is_some() {
         recovery.corrupt.insert(0, told..first);
     }
+    // Damage in what has been deleted is no damage.
+    let log_start = told.max(first);
+    recovery.corrupt.retain(|range| told < range.end);
     for range in &recovery.corrupt {
         tracing::error!(dir = %place.dir.display(), ?range, "records are damaged or missing");
     }
@@ -125,16 +133,20 @@ pub(super) fn open(
             position: active.len,
             max_timestamp: active.points.max_timestamp,
         },
-        None => Durable {
-            tail: last.tail.clone(),
-            segment: log_end,
-            position: FIRST,
-            max_timestamp: LONG_AGO,
-        },
+        None => Durable::before_segment(last.tail.clone()),
     };
     let fresh = segments.is_empty() && checkpoint.is_none();
+    let noted = checkpoint
+        .as_ref()
+        .map_or(Offset::ZERO, |c| c.high_watermark);
+    let high_watermark = if options.replicated {
+        noted.min(log_end).max(log_start)
+    } else {
+        log_end
+    };
+    let shared = Shared::new(place, log_start, high_watermark, log_end, segments);
     let mut log = PartitionLog {
-        shared: Arc::new(Shared::new(place, told.max(first), log_end, segments)),
+        shared: Arc::new(shared),
         options,
         active: last.active,
         now: last.tail.append_time,
@@ -142,9 +154,13 @@ pub(super) fn open(
         durable,
         generation: checkpoint.as_ref().map_or(0, |c| c.generation),
         checkpointed: None,
+        epochs: None,
         poisoned: false,
         touched: false,
     };
+    if checkpoint.is_some_and(|c| c.emptied) {
+        log.note_emptied()?;
+    }
     recovery.clean |= fresh;
     if !recovery.clean {
         log.touched = true;
@@ -227,7 +243,8 @@ fn tail_of(place: &Place, checkpoint: Option<&Checkpoint>) -> Expect {
     };
     checkpoint.map_or(nothing, |c| Expect {
         offset: c.durable_end,
-        prev_crc: Some(c.last_crc),
+        // Only the first batch of all is chained to nothing; behind a gap nothing is known.
+        prev_crc: Some(c.last_crc).filter(|crc| *crc != 0 || c.durable_end == Offset::ZERO),
         epoch: c.epoch,
         append_time: c.append_time,
         ..Expect::after_gap(place.topic_id, place.partition, Offset::ZERO)
@@ -264,6 +281,7 @@ fn recover_last(
     base: Offset,
     before: Option<&Segment>,
     checkpoint: Option<&Checkpoint>,
+    replicated: bool,
     recovery: &mut Recovery,
 ) -> Result<Last, OpenError> {
     let path = place.segment_path(base);
@@ -323,7 +341,10 @@ fn recover_last(
                     hole: walk.has_hole(position, at).attempt("read", &path)?,
                 });
             }
-            evidence = evidence.max(batch.durable_at_append);
+            // A follower's batches tell what was durable on their leader's disk.
+            if !replicated {
+                evidence = evidence.max(batch.durable_at_append);
+            }
             points.see(at, &batch);
             expect.advance(&batch);
             position = at + u64::from(batch.batch_len);

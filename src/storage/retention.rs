@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use super::append::Failure;
 use super::disk::Disk;
 use super::error::{Attempt, StorageError};
-use super::log::{PartitionLog, remove_if_there};
+use super::log::{PartitionLog, Standing, remove_if_there};
 use super::quarantine;
 use super::segment::FIRST;
 use crate::types::{Offset, Timestamp};
@@ -83,8 +83,9 @@ impl PartitionLog {
         }
         let deleted = self.delete_before(start)?;
         // For a log that has fallen idle: what is noted now need not be scanned after a crash.
-        let noted = self.checkpointed.map(|(_, end)| end);
-        if self.touched && noted != Some(self.durable_end()) {
+        let now = (self.durable_end(), self.shared.high_watermark());
+        let noted = self.checkpointed;
+        if self.touched && noted.map(|n| (n.durable_end, n.high_watermark)) != Some(now) {
             self.checkpoint();
         }
         Ok(deleted)
@@ -116,6 +117,11 @@ impl PartitionLog {
                 return Err(error);
             }
         }
+        self.begin_empty()
+    }
+
+    /// Begins a segment before there is a batch for it, durably.
+    pub(super) fn begin_empty(&mut self) -> Result<(), StorageError> {
         if let Err(Failure::Refused(error) | Failure::Fatal(error)) = self.begin_segment() {
             // A segment without a header holds nothing yet; the next append begins another one.
             self.active = None;
@@ -150,13 +156,14 @@ impl PartitionLog {
         self.touched = true;
         // First the beginning, then the files: a crash in between leaves files that the next open
         // removes, never records that were answered as deleted.
-        self.store_checkpoint(Some(start), false, true)?;
+        self.store_checkpoint(Some(start), Standing::Open, true)?;
         self.shared.raise_log_start(start);
         if gone == 0 {
             return Ok(deleted);
         }
         self.shared
             .store_segments(Arc::new(segments[gone..].to_vec()));
+        self.forget_epochs_before(segments[gone].base);
         let place = &self.shared.place;
         for segment in &segments[..gone] {
             remove_if_there(place.disk.as_ref(), &segment.path)?;
@@ -189,7 +196,7 @@ impl PartitionLog {
             return Ok(());
         }
         self.write_points();
-        self.store_checkpoint(None, true, true)
+        self.store_checkpoint(None, Standing::Closed, true)
     }
 
     /// Deletes the log with everything in its directory. Readers find nothing from then on.

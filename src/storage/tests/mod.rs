@@ -6,6 +6,9 @@ mod damage;
 mod faults;
 mod golden;
 mod model;
+mod replica;
+mod replica_crash;
+mod replica_model;
 mod scale;
 pub(crate) mod sim;
 mod upkeep;
@@ -33,6 +36,7 @@ pub(crate) fn options() -> LogOptions {
         retention_bytes: None,
         compression: Compression::Producer,
         use_append_time: false,
+        replicated: false,
     }
 }
 
