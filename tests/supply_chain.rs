@@ -47,8 +47,7 @@ const BANNED: &[(&str, &str)] = &[
         "RUSTSEC-2021-0145: unaligned read; std has is_terminal",
     ),
     ("serde_yaml", "archived by its author"),
-    ("chrono", "one crate for calendar time, and it is jiff"),
-    ("time", "as chrono"),
+    ("time", "one crate for calendar time, and it is jiff"),
 ];
 
 /// Versions below which a crate has a defect that matters here.
@@ -86,9 +85,14 @@ const DUPLICATES: &[(&str, usize, &str)] = &[
         "0.2: ring, locked but not built; 0.3: rand 0.9",
     ),
     ("hashbrown", 2, "0.16: hashlink (sqlx-core), metrics-util"),
+    ("itertools", 2, "0.13: criterion, not in the binary"),
     ("r-efi", 2, "through getrandom, on UEFI alone"),
-    ("rand", 2, "0.9: metrics-util"),
-    ("rand_core", 2, "0.9: rand 0.9"),
+    (
+        "rand",
+        3,
+        "0.8: phf_generator, which builds openraft's chrono-tz; 0.9: metrics-util",
+    ),
+    ("rand_core", 3, "0.6: rand 0.8; 0.9: rand 0.9"),
     ("sha2", 2, "0.10: sqlx-core"),
     ("syn", 2, "2: the older derive macros; not in the binary"),
     ("tower-http", 2, "0.6: reqwest"),

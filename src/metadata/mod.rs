@@ -6,6 +6,12 @@
 
 mod chunked;
 mod command;
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "the store does not write its commands through it yet"
+)]
+mod raft;
 mod rows;
 mod state;
 mod store;

@@ -30,11 +30,18 @@ const LAYERS: &[(&str, u8)] = &[
 ];
 
 /// Imports between siblings that are meant: from, to, why.
-const SIBLINGS: &[(&str, &str, &str)] = &[(
-    "server",
-    "config",
-    "the composition root is what the configuration is for",
-)];
+const SIBLINGS: &[(&str, &str, &str)] = &[
+    (
+        "metadata",
+        "storage",
+        "the Raft log is written through the same seam to the disk, so that tests can cut its power",
+    ),
+    (
+        "server",
+        "config",
+        "the composition root is what the configuration is for",
+    ),
+];
 
 /// Files and folders that do no I/O, read no clock, draw no random number and never wait.
 const PURE: &[&str] = &[
@@ -108,6 +115,8 @@ pub(super) const LOCKS: &[(&str, usize)] = &[
     ("src/storage/segment.rs", 2),
     // The list of running tasks.
     ("src/tasks.rs", 1),
+    // The entries of the Raft log: the leader reads them for each follower while it adds more.
+    ("src/metadata/raft/log.rs", 2),
     // The points of the segment that grows: the writer adds one per 4 KiB while readers look.
     ("src/storage/segment.rs", 2),
 ];
@@ -115,6 +124,8 @@ pub(super) const LOCKS: &[(&str, usize)] = &[
 pub(super) const LOOSE_TASKS: &[(&str, usize)] = &[
     // Ends after everything that Tasks joins: those still write through it. `close` waits for it.
     ("src/metadata/store.rs", 1),
+    // The thread that writes the Raft log: it ends with the store, which waits for it.
+    ("src/metadata/raft/log.rs", 1),
 ];
 
 /// Test files with loops that ask for a condition again and again until it holds, and how many:
