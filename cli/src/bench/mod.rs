@@ -1,6 +1,8 @@
 //! `bench`: how fast a node is, next to what the same machine does when it does less; and whether
 //! what it gives back is what it was given.
 
+mod args;
+mod bare;
 mod baseline;
 mod end_to_end;
 mod load;
@@ -8,6 +10,7 @@ mod pace;
 mod payload;
 mod reading;
 mod report;
+mod rounds;
 mod spawn;
 
 use std::path::PathBuf;
@@ -15,17 +18,19 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use pilgrimage::api::v1::Node;
-use pilgrimage::client::{Acks, Client, ClientOptions};
-use pilgrimage::types::{TopicName, TopicPatch, limits};
+use pilgrimage::client::{Acks, Client};
+use pilgrimage::types::TopicPatch;
 
 use crate::failure::Failure;
-use crate::input;
 use crate::output::{self, Output};
 use crate::target::Target;
+use args::{Common, MESSAGE_RATE_DEFAULT, MESSAGES_DEFAULT};
+use bare::Bare;
 use load::{Load, Until, Wire, Written};
 use payload::Hasher;
 use reading::Reading;
-use report::{Baseline, Cost, Percentiles, Rate, Report, Verified};
+use report::{Cost, Latencies, Report, Verified};
+use rounds::Rounds;
 use spawn::Spawned;
 
 const AFTER_HELP: &str = "\
@@ -35,7 +40,11 @@ counts against everything that it held up.
 Every run reads everything back and compares it with what was written: a run whose answer is wrong
 ends with exit code 1, however fast it was.
 Baselines of the same run: the disk alone (append and fdatasync), and an HTTP server that does
-nothing but read and answer (or stream the same bytes).";
+nothing but read and answer (or stream the same bytes). Node and baselines take turns, in --rounds
+rounds of equal length and each round in the opposite order of the one before; the ratio that is
+shown is that of the medians, then the least and the greatest of any one round. The disk alone ends
+its round after the node's requests or the node's time, whichever comes first. Needs room on the disk
+for three times the records.";
 
 /// Measure a node, next to the bare disk and bare HTTP, and verify every byte.
 #[derive(Debug, Args)]
@@ -53,152 +62,6 @@ enum What {
     Consume(Common),
     /// From a write to a reader that waits for it.
     EndToEnd(Common),
-}
-
-#[derive(Debug, Args)]
-struct Common {
-    /// Starts a node of its own and stops it at the end.
-    #[arg(long, conflicts_with_all = ["url", "context"])]
-    spawn: bool,
-    /// Where the node of --spawn keeps its data, and where the disk alone is measured. Default: a
-    /// temporary directory, which may well be memory and no disk.
-    #[arg(long, short, value_name = "DIR")]
-    storage: Option<PathBuf>,
-    /// Number of records.
-    #[arg(long, short = 'n', conflicts_with = "duration", value_parser = clap::value_parser!(u64).range(1..))]
-    records: Option<u64>,
-    /// Writes for so long instead.
-    #[arg(long, value_name = "SPAN", value_parser = input::span)]
-    duration: Option<Duration>,
-    /// Not measured, at the beginning.
-    #[arg(long, value_name = "SPAN", default_value = "1s", value_parser = input::span)]
-    warmup: Duration,
-    /// Bytes of each value.
-    #[arg(long, value_name = "SIZE", default_value = "100", value_parser = record_size)]
-    record_size: u64,
-    /// Records per request.
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    batch: u32,
-    /// Connections at once.
-    #[arg(long, short, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    connections: u32,
-    /// Partitions of each topic.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(limits::PARTITIONS_PER_TOPIC)))]
-    partitions: u32,
-    /// Topics.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    topics: u32,
-    /// How records travel.
-    #[arg(long, value_enum, default_value_t)]
-    format: Wire,
-    /// Records per second, over all connections. End to end: 200 unless told otherwise.
-    #[arg(long, value_parser = rate)]
-    rate: Option<f64>,
-    /// Does not wait for the disk: acks=none.
-    #[arg(long)]
-    acks_none: bool,
-    /// Sends batches under zstd.
-    #[arg(long)]
-    compress: bool,
-    /// Speaks HTTP/2 instead of HTTP/1.1. The bare HTTP server does, too.
-    #[arg(long)]
-    http2: bool,
-    /// Each connection reads everything, instead of its share.
-    #[arg(long)]
-    fan_out: bool,
-    /// Leaves out the baselines.
-    #[arg(long)]
-    no_baseline: bool,
-    /// Leaves the topics behind.
-    #[arg(long)]
-    keep: bool,
-}
-
-fn record_size(text: &str) -> Result<u64, String> {
-    match input::size(text)? {
-        size if (1..=limits::RECORD_BYTES_MAX.into()).contains(&size) => Ok(size),
-        size => Err(format!(
-            "a record has 1 to {} bytes, not {size}",
-            limits::RECORD_BYTES_MAX
-        )),
-    }
-}
-
-fn rate(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(rate) if (0.01..=1e9).contains(&rate) => Ok(rate),
-        _ => Err("a rate is a number of records per second, 0.01 to 1000000000".into()),
-    }
-}
-
-/// Records when neither --records nor --duration is given.
-const RECORDS_DEFAULT: u64 = 100_000;
-/// The same for end to end, where each is a request of its own.
-const MESSAGES_DEFAULT: u64 = 2_000;
-const MESSAGE_RATE_DEFAULT: f64 = 200.0;
-
-impl Common {
-    fn load(&self) -> Result<Load, Failure> {
-        let run = uuid::Uuid::new_v4().simple().to_string();
-        let topics = (0..self.topics)
-            .map(|i| format!("bench-{}-{i}", &run[..12]).parse::<TopicName>())
-            .collect::<Result<_, _>>()?;
-        Ok(Load {
-            topics,
-            partitions: self.partitions,
-            record_size: usize::try_from(self.record_size).unwrap_or(usize::MAX),
-            batch: if self.format == Wire::Publish {
-                1
-            } else {
-                self.batch as usize
-            },
-            connections: self.connections as usize,
-            wire: self.format,
-            acks: if self.acks_none {
-                Acks::None
-            } else {
-                Acks::All
-            },
-            compress: self.compress,
-            options: ClientOptions {
-                http2: self.http2,
-                ..ClientOptions::default()
-            },
-            text: matches!(self.format, Wire::Json | Wire::Ndjson),
-            rate: self.rate,
-        })
-    }
-
-    fn until(&self) -> Until {
-        match (self.duration, self.records) {
-            (Some(time), _) => Until::Time(time),
-            (None, records) => Until::Records(records.unwrap_or(RECORDS_DEFAULT)),
-        }
-    }
-
-    fn setting(&self, load: &Load) -> Vec<(&'static str, String)> {
-        let mut setting = vec![
-            ("format", format!("{:?}", load.wire).to_lowercase()),
-            ("record", output::bytes(self.record_size)),
-            ("batch", load.batch.to_string()),
-            ("connections", load.connections.to_string()),
-            ("topics", load.topics.len().to_string()),
-            ("partitions", load.partitions.to_string()),
-            ("acks", load.acks.as_str().to_owned()),
-            (
-                "loop",
-                load.rate
-                    .map_or("closed".to_owned(), |rate| format!("open at {rate}/s")),
-            ),
-        ];
-        if load.compress {
-            setting.push(("codec", "zstd".to_owned()));
-        }
-        if self.http2 {
-            setting.push(("HTTP", "2".to_owned()));
-        }
-        setting
-    }
 }
 
 /// The node, the topics and the directory of one run.
@@ -302,12 +165,12 @@ impl Bench {
     fn report(
         &self,
         benchmark: &'static str,
-        rate: Rate,
-        request: Percentiles,
+        rounds: &Rounds,
         records_per_answer: f64,
         nodes: (&Node, &Node),
         verified: Verified,
     ) -> Report {
+        let figures = rounds.figures();
         Report {
             benchmark,
             unit: match (benchmark, self.load.wire) {
@@ -317,9 +180,11 @@ impl Bench {
             },
             url: self.client.url().to_owned(),
             setting: self.common.setting(&self.load),
-            rate,
-            request,
-            record: request.per(records_per_answer),
+            rate: figures.rate,
+            records_per_second: figures.records_per_second,
+            rounds: figures.rounds,
+            request: figures.latency,
+            record: figures.latency.per(records_per_answer),
             acknowledged: None,
             node: Cost::between(nodes.0, nodes.1),
             baselines: Vec::new(),
@@ -328,13 +193,14 @@ impl Bench {
     }
 
     /// Everything that was written, read back and compared.
-    async fn verify(&self, written: &[&Written]) -> Result<Verified, Failure> {
+    async fn verify(&self, written: &[Written]) -> Result<Verified, Failure> {
         let reading = Reading {
             connections: 1,
             ..Reading::of(&self.client, &self.load).await?
         };
         let got = reading.run(self.client.url(), &self.hasher).await?;
-        Ok(reading::compare(&self.load, written, &got))
+        let written: Vec<&Written> = written.iter().collect();
+        Ok(reading::compare(&self.load, &written, &got))
     }
 
     async fn write(&self, load: &Load, until: Until, first: u64) -> Result<Written, Failure> {
@@ -345,40 +211,63 @@ impl Bench {
         let warm = self
             .write(&self.load, Until::Time(self.common.warmup), 0)
             .await?;
+        let mut bare = self.bare_writers().await?;
         let before = self.client.node().await?;
-        let written = self
-            .write(&self.load, self.common.until(), warm.records)
-            .await?;
+        let (mut node, mut written) = (Rounds::new()?, vec![warm]);
+        let shares = self
+            .common
+            .until()
+            .shares(self.load.batch, self.common.rounds);
+        for (round, &share) in shares.iter().enumerate() {
+            for turn in rounds::order(round, 1 + bare.len()) {
+                let took = written.last().map_or(Duration::MAX, |last| last.took);
+                if let Some(bare) = turn.checked_sub(1).and_then(|i| bare.get_mut(i)) {
+                    bare.round(&self.load, share, took, &self.hasher).await?;
+                    continue;
+                }
+                let first = written.iter().map(|round| round.records).sum();
+                let once = self.write(&self.load, share, first).await?;
+                node.add(once.rate(), &once.latencies);
+                if self.load.acks == Acks::None {
+                    self.settle(first + once.records).await?;
+                }
+                written.push(once);
+            }
+        }
         let after = self.client.node().await?;
-        let verified = if self.load.acks == Acks::None {
-            self.settle(warm.records + written.records).await?;
-            self.verify(&[&warm, &written]).await?
-        } else {
-            self.verify(&[&warm, &written]).await?
-        };
+        let verified = self.verify(&written).await?;
         let batch = self.load.batch as f64;
-        let latency = written.latencies.percentiles();
-        let mut report = self.report(
-            "produce",
-            written.rate(),
-            latency,
-            batch,
-            (&before, &after),
-            verified,
-        );
-        if !self.common.no_baseline {
-            self.disk(&mut report, written.requests)?;
-            let bare = baseline::sink(&self.load).await?;
-            let same =
-                load::write(&bare.url, &self.load, self.common.until(), 0, &self.hasher).await?;
-            add(
-                &mut report,
-                "bare HTTP server, same load",
-                same.rate(),
-                same.latencies.percentiles(),
-            );
+        let mut report = self.report("produce", &node, batch, (&before, &after), verified);
+        for bare in bare {
+            let ratio = node.speed_over(&bare.rounds);
+            report.baselines.push(bare.baseline(ratio));
         }
         Ok(report)
+    }
+
+    /// The baselines of writing; none when none are wanted.
+    async fn bare_writers(&self) -> Result<Vec<Bare>, Failure> {
+        if self.common.no_baseline {
+            return Ok(Vec::new());
+        }
+        let Load {
+            record_size: size,
+            batch,
+            connections: together,
+            ..
+        } = self.load;
+        let name = "append + fdatasync, one request each";
+        let mut bare = vec![Bare::disk(name, &self.dir, size, batch)?];
+        if 1 < together {
+            let name = "append + fdatasync, all connections at once";
+            bare.push(Bare::disk(name, &self.dir, size, batch * together)?);
+        }
+        bare.push(Bare::sink(&self.load).await?);
+        for bare in &mut bare {
+            bare.warm_up(&self.load, self.common.warmup, &self.hasher)
+                .await?;
+        }
+        Ok(bare)
     }
 
     /// Without acknowledgements nothing says when the last record is there: waits for the count.
@@ -398,29 +287,6 @@ impl Bench {
         Ok(())
     }
 
-    fn disk(&self, report: &mut Report, turns: u64) -> Result<(), Failure> {
-        let (size, batch) = (self.load.record_size, self.load.batch);
-        let (rate, latency) = baseline::disk(&self.dir, size, batch, turns)?;
-        add(
-            report,
-            "append + fdatasync, one request each",
-            rate,
-            latency,
-        );
-        let together = self.load.connections;
-        if 1 < together {
-            let turns = turns.div_ceil(together as u64);
-            let (rate, latency) = baseline::disk(&self.dir, size, batch * together, turns)?;
-            add(
-                report,
-                "the same, one per round of connections",
-                rate,
-                latency,
-            );
-        }
-        Ok(())
-    }
-
     async fn consume(&self) -> Result<Report, Failure> {
         let filling = Load {
             wire: Wire::Binary,
@@ -435,55 +301,42 @@ impl Bench {
             everyone_everything: self.common.fan_out,
             ..Reading::of(&self.client, &self.load).await?
         };
+        let mut bare = Vec::new();
+        if !self.common.no_baseline {
+            bare.push(Bare::source(&self.client, &reading).await?);
+        }
         if !self.common.warmup.is_zero() {
-            let tenth = reading
-                .ends
-                .iter()
-                .map(|(&place, &end)| (place, end / 10))
-                .collect();
-            Reading {
-                ends: tenth,
-                ..reading.clone()
+            reading.tenth().run(self.client.url(), &self.hasher).await?;
+            for bare in &mut bare {
+                bare.warm_up(&self.load, self.common.warmup, &self.hasher)
+                    .await?;
             }
-            .run(self.client.url(), &self.hasher)
-            .await?;
         }
         let before = self.client.node().await?;
-        let got = reading.run(self.client.url(), &self.hasher).await?;
-        let after = self.client.node().await?;
-        // Values are what reading is about; where acknowledgements said they are was checked by
-        // `produce`, here the offsets of both sides are compared as well.
-        let verified = reading::compare(&filling, &[&written], &got);
-        let per_answer = got.records as f64 / got.answers.max(1) as f64;
-        let latency = got.latencies.percentiles();
-        let mut report = self.report(
-            "consume",
-            got.rate(),
-            latency,
-            per_answer,
-            (&before, &after),
-            verified,
-        );
-        if !self.common.no_baseline {
-            match baseline::source(&self.client, &reading).await? {
-                Some(bare) => {
-                    let binary = Reading {
-                        wire: Wire::Binary,
-                        ..reading
-                    };
-                    let same = binary.run(&bare.url, &self.hasher).await?;
-                    let latency = same.latencies.percentiles();
-                    add(
-                        &mut report,
-                        "bare HTTP server, same batches from memory",
-                        same.rate(),
-                        latency,
-                    );
+        let (mut node, mut answers, mut took) = (Rounds::new()?, 0, Duration::MAX);
+        let mut verified = Vec::new();
+        for round in 0..self.common.rounds as usize {
+            for turn in rounds::order(round, 1 + bare.len()) {
+                if let Some(bare) = turn.checked_sub(1).and_then(|i| bare.get_mut(i)) {
+                    let share = self.common.until();
+                    bare.round(&self.load, share, took, &self.hasher).await?;
+                    continue;
                 }
-                None => output::remark(
-                    "no HTTP baseline: the records are too many to be held in memory",
-                ),
+                let got = reading.run(self.client.url(), &self.hasher).await?;
+                node.add(got.rate(), &got.latencies);
+                (answers, took) = (answers + got.answers, got.took);
+                // Values are what reading is about; where acknowledgements said they are was checked
+                // by `produce`, here the offsets of both sides are compared as well.
+                verified.push(reading::compare(&filling, &[&written], &got));
             }
+        }
+        let after = self.client.node().await?;
+        let verified = Verified::all(verified);
+        let per_answer = verified.records as f64 / answers.max(1) as f64;
+        let mut report = self.report("consume", &node, per_answer, (&before, &after), verified);
+        for bare in bare {
+            let ratio = node.speed_over(&bare.rounds);
+            report.baselines.push(bare.baseline(ratio));
         }
         Ok(report)
     }
@@ -502,50 +355,49 @@ impl Bench {
         let records = self.common.records.unwrap_or(MESSAGES_DEFAULT);
         let rate = load.rate.unwrap_or(MESSAGE_RATE_DEFAULT);
         let warmup = (self.common.warmup.as_secs_f64() * rate).ceil() as u64;
+        let mut bare = Vec::new();
+        if !self.common.no_baseline {
+            let name = "append + fdatasync of one record";
+            let mut disk = Bare::disk(name, &self.dir, load.record_size, 1)?;
+            disk.warm_up(&load, self.common.warmup, &self.hasher)
+                .await?;
+            bare.push(disk);
+        }
         let before = self.client.node().await?;
-        let url = self.client.url();
-        let found = end_to_end::run(url, &load, records, warmup, rate, &self.hasher).await?;
+        let (mut node, mut acknowledged) = (Rounds::new()?, Latencies::new()?);
+        let (mut verified, mut took) = (Vec::new(), Duration::MAX);
+        let shares = rounds::shares(records, 1, self.common.rounds);
+        for (round, &share) in shares.iter().enumerate() {
+            for turn in rounds::order(round, 1 + bare.len()) {
+                if let Some(bare) = turn.checked_sub(1).and_then(|i| bare.get_mut(i)) {
+                    let share = Until::Records(share);
+                    bare.round(&load, share, took, &self.hasher).await?;
+                    continue;
+                }
+                let warmup = if round == 0 { warmup } else { 0 };
+                let url = self.client.url();
+                let found = end_to_end::run(url, &load, share, warmup, rate, &self.hasher).await?;
+                node.add(found.rate, &found.read);
+                acknowledged.merge(&found.acknowledged);
+                verified.push(found.verified);
+                took = Duration::from_secs_f64(found.rate.seconds);
+            }
+        }
         let after = self.client.node().await?;
-        let latency = found.read.percentiles();
-        let nodes = (&before, &after);
-        let mut report = self.report(
-            "end to end",
-            found.rate,
-            latency,
-            1.0,
-            nodes,
-            found.verified,
-        );
-        report.acknowledged = Some(found.acknowledged.percentiles());
+        let verified = Verified::all(verified);
+        let mut report = self.report("end to end", &node, 1.0, (&before, &after), verified);
+        report.acknowledged = Some(acknowledged.percentiles());
         report.setting = self.common.setting(&Load {
             rate: Some(rate),
-            ..load.clone()
+            ..load
         });
-        if !self.common.no_baseline {
-            let (rate, disk) = baseline::disk(&self.dir, load.record_size, 1, records)?;
+        for bare in bare {
             // Here the distance in time counts, not how much fits into a second.
-            let ratio = latency.p50_us / disk.p50_us.max(1e-3);
-            let name = "append + fdatasync of one record";
-            report.baselines.push(Baseline {
-                name,
-                rate,
-                latency: disk,
-                ratio,
-            });
+            let ratio = node.median_over(&bare.rounds);
+            report.baselines.push(bare.baseline(ratio));
         }
         Ok(report)
     }
-}
-
-/// Adds a baseline; the ratio is the node's records per second to its.
-fn add(report: &mut Report, name: &'static str, rate: Rate, latency: Percentiles) {
-    let ratio = report.rate.records_per_second / rate.records_per_second.max(1e-9);
-    report.baselines.push(Baseline {
-        name,
-        rate,
-        latency,
-        ratio,
-    });
 }
 
 /// How long unacknowledged records are waited for.

@@ -6,6 +6,7 @@ use hdrhistogram::Histogram;
 use pilgrimage::api::v1::Node;
 use serde::Serialize;
 
+use super::rounds::{Figures, Round, Spread};
 use crate::failure::Failure;
 use crate::output;
 
@@ -120,13 +121,26 @@ impl Rate {
         }
     }
 
-    fn row(&self, name: &str, ratio: String) -> Vec<String> {
+    /// One after the other.
+    pub(crate) fn total(rates: impl Iterator<Item = Self>) -> Self {
+        let (mut records, mut bytes, mut seconds) = (0, 0, 0.0);
+        for rate in rates {
+            records += rate.records;
+            bytes += rate.bytes;
+            seconds += rate.seconds;
+        }
+        Self::new(records, bytes, Duration::from_secs_f64(seconds))
+    }
+
+    fn row(&self, name: &str, spread: Spread, ratio: String) -> Vec<String> {
+        let megabytes = self.bytes as f64 / self.records.max(1) as f64 / 1e6;
         vec![
             name.to_owned(),
             self.records.to_string(),
             format!("{:.2} s", self.seconds),
-            format!("{:.0}", self.records_per_second),
-            format!("{:.1}", self.mb_per_second),
+            format!("{:.0}", spread.median),
+            format!("{:.0} to {:.0}", spread.min, spread.max),
+            format!("{:.1}", spread.median * megabytes),
             ratio,
         ]
     }
@@ -164,11 +178,13 @@ impl Cost {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Baseline {
     pub(crate) name: &'static str,
-    pub(crate) rate: Rate,
-    pub(crate) latency: Percentiles,
+    /// What it does, in a sentence.
+    pub(crate) does: String,
+    #[serde(flatten)]
+    pub(crate) figures: Figures,
     /// The node's records per second divided by this one's; end to end: the node's median latency
-    /// divided by this one's.
-    pub(crate) ratio: f64,
+    /// divided by this one's. The medians of all rounds, and the ends of single rounds.
+    pub(crate) ratio: Spread,
 }
 
 /// Whether what was read is what was written.
@@ -182,6 +198,26 @@ pub(crate) struct Verified {
     pub(crate) wrong: Vec<String>,
 }
 
+impl Verified {
+    /// What several rounds found, as one.
+    pub(crate) fn all(rounds: Vec<Self>) -> Self {
+        let mut all = Self {
+            records: 0,
+            partitions: 0,
+            offsets: true,
+            wrong: Vec::new(),
+        };
+        for (round, found) in rounds.into_iter().enumerate() {
+            all.records += found.records;
+            all.partitions = all.partitions.max(found.partitions);
+            all.offsets &= found.offsets;
+            let named = |wrong| format!("round {}: {wrong}", round + 1);
+            all.wrong.extend(found.wrong.into_iter().map(named));
+        }
+        all
+    }
+}
+
 /// Everything that a run found.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Report {
@@ -190,7 +226,11 @@ pub(crate) struct Report {
     pub(crate) unit: &'static str,
     pub(crate) url: String,
     pub(crate) setting: Vec<(&'static str, String)>,
+    /// All rounds together.
     pub(crate) rate: Rate,
+    /// Over the rounds.
+    pub(crate) records_per_second: Spread,
+    pub(crate) rounds: Vec<Round>,
     pub(crate) request: Percentiles,
     pub(crate) record: Percentiles,
     /// End to end only: from the intended start of the write to the acknowledgement.
@@ -208,7 +248,10 @@ impl Report {
             .iter()
             .map(|(name, value)| format!("{name} {value}"))
             .collect();
-        let mut rates = vec![self.rate.row("node", String::new())];
+        let mut rates = vec![
+            self.rate
+                .row("node", self.records_per_second, String::new()),
+        ];
         let mut latencies = Vec::new();
         if let Some(acknowledged) = &self.acknowledged {
             latencies.push(acknowledged.row("write acknowledged"));
@@ -219,13 +262,22 @@ impl Report {
                 latencies.push(self.record.row("per record of it"));
             }
         }
-        for baseline in &self.baselines {
-            rates.push(
-                baseline
-                    .rate
-                    .row(baseline.name, format!("{:.2}x", baseline.ratio)),
-            );
-            latencies.push(baseline.latency.row(baseline.name));
+        let mut legend = String::new();
+        for Baseline {
+            name,
+            does,
+            figures,
+            ratio,
+        } in &self.baselines
+        {
+            let Spread { median, min, max } = ratio;
+            rates.push(figures.rate.row(
+                name,
+                figures.records_per_second,
+                format!("{median:.2}x ({min:.2} to {max:.2})"),
+            ));
+            latencies.push(figures.latency.row(name));
+            legend.push_str(&format!("{name}: {does}\n"));
         }
         let node = &self.node;
         let per_fsync = match node.fsyncs {
@@ -262,12 +314,20 @@ impl Report {
             format!("WRONG:\n  {}", self.verified.wrong.join("\n  "))
         };
         format!(
-            "{} at {}: {}\n\n{}\n\n{}\n\n{cost}\n{verdict}",
+            "{} at {}: {}\n\n{}\n\n{}\n\n{legend}{cost}\n{verdict}",
             self.benchmark,
             self.url,
             setting.join(", "),
             output::table(
-                &["", "RECORDS>", "TIME>", "RECORDS/S>", "MB/S>", ratio],
+                &[
+                    "",
+                    "RECORDS>",
+                    "TIME>",
+                    "RECORDS/S>",
+                    "MIN TO MAX>",
+                    "MB/S>",
+                    ratio
+                ],
                 rates
             ),
             output::table(
