@@ -13,6 +13,7 @@ pub mod http;
 pub mod metadata;
 pub mod partition;
 pub mod record;
+pub mod replication;
 #[cfg(feature = "server")]
 pub mod server;
 pub mod storage;
