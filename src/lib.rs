@@ -12,6 +12,7 @@ pub mod docs;
 pub mod http;
 pub mod metadata;
 pub mod partition;
+pub mod placement;
 pub mod record;
 pub mod replication;
 #[cfg(feature = "server")]

@@ -14,14 +14,14 @@ use uuid::Uuid;
 
 use super::topics::{Topic, TopicOwner, TopicRequest};
 use super::{Broker, OpenError, positions};
-use crate::metadata::{Applied, Command, Store, TopicEntry};
+use crate::metadata::{Applied, Command, Loss, Registration, Store, TopicEntry, View};
 use crate::partition::{self, Hosted};
 use crate::storage::{Disk, FileCache, LogOptions, PartitionLog, StdDisk, create_dirs};
 use crate::tasks::Tasks;
 use crate::telemetry::Stats;
 use crate::types::{
-    BrokerId, Clock, LeaderEpoch, Partition, SystemClock, Timestamp, TimestampType, TopicId,
-    TopicName, TopicPartition, TopicPatch, TopicSettings,
+    BrokerId, Clock, LeaderEpoch, NodeId, Partition, SystemClock, Timestamp, TimestampType,
+    TopicId, TopicName, TopicPartition, TopicPatch, TopicSettings,
 };
 
 /// How a broker is opened.
@@ -146,15 +146,32 @@ impl Broker {
             .await
             .map_err(|error| broken(partition::chain(&error)))?;
         let started_at = clock.now();
-        let start = Command::StartEpoch {
+        let node = NodeId::of_disk(store.identity().disk_id);
+        let registration = Registration {
+            id: node,
+            name: options.id.clone(),
+            disk: store.identity().disk_id,
             process: Uuid::now_v7(),
+            http: String::new(),
+            peer: String::new(),
+            rack: None,
+            // Recovery tells, log by log, and cuts nothing that was promised (S2); a node alone
+            // has no other copy for which its own would have to stand back.
+            clean: true,
+            loss: Loss::None,
             at: started_at,
         };
-        let epoch = match store.apply(start).await {
-            Ok(Applied::EpochStarted(epoch)) => epoch,
+        let incarnation = match store.apply(Command::RegisterNode(registration)).await {
+            Ok(Applied::NodeRegistered(node)) => node.incarnation,
             Ok(other) => return Err(broken(format!("the start was answered with {other:?}"))),
             Err(error) => return Err(broken(partition::chain(&error))),
         };
+        let activate = Command::ActivateNode {
+            id: node,
+            incarnation,
+        };
+        let activated = store.apply(activate).await;
+        activated.map_err(|error| broken(partition::chain(&error)))?;
 
         let tasks = Tasks::new();
         let stats = Arc::new(Stats::default());
@@ -163,7 +180,7 @@ impl Broker {
             root: options.storage.join("topics"),
             disk: disk.clone(),
             files: files.clone(),
-            epoch: epoch.leader_epoch,
+            node,
             hosting: Hosting {
                 tasks: tasks.clone(),
                 clock: clock.clone(),
@@ -180,10 +197,10 @@ impl Broker {
                 tracing::warn!(error = partition::chain(&error), "a deleted topic");
                 continue;
             }
-            let forget = store.apply(Command::FinishDelete { id }).await;
+            let forget = store.apply(Command::FinishDelete { id, node }).await;
             forget.map_err(|error| broken(partition::chain(&error)))?;
         }
-        let topics = open_topics(&host, view.topics().cloned().collect()).await?;
+        let topics = open_topics(&host, &view).await?;
         let topics = Arc::new(ArcSwap::from_pointee(topics));
 
         let space = Arc::new(Space::default());
@@ -371,7 +388,8 @@ pub(super) struct Host {
     root: PathBuf,
     disk: Arc<dyn Disk>,
     files: Arc<FileCache>,
-    epoch: LeaderEpoch,
+    /// This node.
+    pub(super) node: NodeId,
     hosting: Hosting,
 }
 
@@ -417,6 +435,7 @@ impl Host {
         &self,
         topic: &TopicEntry,
         partition: Partition,
+        epoch: LeaderEpoch,
         log: PartitionLog,
         progress: &tokio::sync::watch::Sender<u64>,
     ) -> partition::PartitionHandle {
@@ -432,7 +451,7 @@ impl Host {
             writers: self.hosting.writers.clone(),
             compressors: self.hosting.compressors.clone(),
         };
-        partition::spawn(name, log, self.epoch, topic.settings.durability, hosted)
+        partition::spawn(name, log, epoch, topic.settings.durability, hosted)
     }
 
     /// Blocking. Deletes what is left of a deleted topic.
@@ -466,14 +485,14 @@ pub(super) fn log_options(settings: &TopicSettings) -> LogOptions {
 }
 
 /// Opens all logs of all topics, several at once: recovery is bound by the disk, not by one core.
-async fn open_topics(
-    host: &Arc<Host>,
-    entries: Vec<Arc<TopicEntry>>,
-) -> Result<TopicMap, OpenError> {
-    let wanted: Vec<(Arc<TopicEntry>, Partition)> = entries
-        .iter()
-        .flat_map(|entry| (0..entry.settings.partitions).map(|p| (entry.clone(), Partition(p))))
-        .collect();
+async fn open_topics(host: &Arc<Host>, view: &View) -> Result<TopicMap, OpenError> {
+    let entries: Vec<Arc<TopicEntry>> = view.topics().cloned().collect();
+    let mut wanted = Vec::new();
+    for entry in &entries {
+        for (partition, record) in view.partitions_of(entry.id) {
+            wanted.push((entry.clone(), partition, record.leader_epoch));
+        }
+    }
     let share = wanted.len().div_ceil(OPENERS).max(1);
     let mut opening = Vec::new();
     for chunk in wanted.chunks(share) {
@@ -481,9 +500,9 @@ async fn open_topics(
         opening.push(tokio::task::spawn_blocking(move || {
             chunk
                 .into_iter()
-                .map(|(entry, partition)| {
+                .map(|(entry, partition, epoch)| {
                     host.open_log(&entry, partition)
-                        .map(|log| (entry, partition, log))
+                        .map(|log| (entry, partition, epoch, log))
                 })
                 .collect::<Result<Vec<_>, _>>()
         }));
@@ -507,10 +526,10 @@ async fn open_topics(
                 });
             }
         };
-        for (entry, partition, log) in opened {
+        for (entry, partition, epoch, log) in opened {
             // Chunks are in order of topic and partition, so partitions are pushed in order.
             if let Some(topic) = topics.get_mut(&entry.name).and_then(Arc::get_mut) {
-                let handle = host.host(&entry, partition, log, &topic.progress);
+                let handle = host.host(&entry, partition, epoch, log, &topic.progress);
                 topic.partitions.push(handle);
             }
         }
@@ -531,7 +550,7 @@ mod tests {
             root: dir.path().join("topics"),
             disk: Arc::new(disk.clone()),
             files: Arc::new(FileCache::new(1)),
-            epoch: LeaderEpoch(1),
+            node: NodeId(1),
             hosting: Hosting {
                 tasks: Tasks::new(),
                 clock: Arc::new(SystemClock),

@@ -430,7 +430,7 @@ impl TopicOwner {
             Err(ApplyError::Rejected(Rejected::FewerPartitions { current, asked })) => {
                 let why = format!("can grow, never shrink: there are {current}, not {asked}");
                 return Err(crate::types::InvalidSettings {
-                    setting: "partitions",
+                    setting: "partitions".into(),
                     why,
                 }
                 .into());
@@ -458,12 +458,14 @@ impl TopicOwner {
             entry.settings.partitions,
             before.partitions.len() as u32,
         );
+        let view = self.store.view().borrow().clone();
         let (settled, opening) = (entry.clone(), entry.clone());
         let logs = tokio::task::spawn_blocking(move || {
-            (have..wanted)
-                .map(|p| {
-                    host.open_log(&opening, Partition(p))
-                        .map(|log| (Partition(p), log))
+            view.partitions_of(opening.id)
+                .filter(|(partition, _)| (have..wanted).contains(&partition.0))
+                .map(|(partition, record)| {
+                    host.open_log(&opening, partition)
+                        .map(|log| (partition, record.leader_epoch, log))
                 })
                 .collect::<Result<Vec<_>, _>>()
         });
@@ -473,8 +475,11 @@ impl TopicOwner {
             Err(_) => return Err(TopicError::Closing),
         };
         let mut partitions = before.partitions.clone();
-        for (partition, log) in logs {
-            partitions.push(self.host.host(&settled, partition, log, &before.progress));
+        for (partition, epoch, log) in logs {
+            let hosted = self
+                .host
+                .host(&settled, partition, epoch, log, &before.progress);
+            partitions.push(hosted);
         }
         Ok(Topic {
             entry,
@@ -507,7 +512,8 @@ impl TopicOwner {
         let removed = tokio::task::spawn_blocking(move || host.remove_topic(id)).await;
         // What cannot be removed now is removed at the next start: the metadata remembers it.
         if let Ok(Ok(())) = removed {
-            let forgotten = self.store.apply(Command::FinishDelete { id }).await;
+            let node = self.host.node;
+            let forgotten = self.store.apply(Command::FinishDelete { id, node }).await;
             forgotten.map_err(|error| TopicError::from_apply(name, &error))?;
         }
         Ok(())

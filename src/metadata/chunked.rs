@@ -37,7 +37,8 @@ impl<K, V> ChunkedMap<K, V> {
         self.len
     }
 
-    fn entries(&self) -> impl DoubleEndedIterator<Item = &(K, V)> {
+    /// All keys with their values, in order.
+    pub(super) fn entries(&self) -> impl DoubleEndedIterator<Item = &(K, V)> {
         self.chunks.iter().flat_map(|chunk| chunk.iter())
     }
 
@@ -60,27 +61,47 @@ impl<K: Ord + Clone, V: Clone> ChunkedMap<K, V> {
 
     /// The values whose keys come after `key`, in order.
     pub(super) fn values_after(&self, key: &K) -> impl DoubleEndedIterator<Item = &V> {
+        let place = self.place_of(key, |k| k <= key);
+        self.entries_at(place).map(|(_, value)| value)
+    }
+
+    /// The entries whose keys are `key` or come after it, in order.
+    pub(super) fn entries_from<'a>(
+        &'a self,
+        key: &K,
+    ) -> impl DoubleEndedIterator<Item = &'a (K, V)> + use<'a, K, V> {
+        self.entries_at(self.place_of(key, |k| k < key))
+    }
+
+    /// The chunk in which `key` is or would be, and how many of its entries come before it.
+    fn place_of(&self, key: &K, before: impl Fn(&K) -> bool) -> (usize, usize) {
         let first = self.chunk_of(key).unwrap_or(0);
+        let chunk = self.chunks.get(first);
+        let skipped = chunk.map_or(0, |chunk| chunk.partition_point(|(k, _)| before(k)));
+        (first, skipped)
+    }
+
+    fn entries_at(
+        &self,
+        (first, skipped): (usize, usize),
+    ) -> impl DoubleEndedIterator<Item = &(K, V)> {
         let rest = self.chunks.get(first..).unwrap_or_default();
-        let skipped = rest
-            .first()
-            .map_or(0, |chunk| chunk.partition_point(|(k, _)| k <= key));
         rest.iter().enumerate().flat_map(move |(n, chunk)| {
             let from = if n == 0 { skipped } else { 0 };
-            chunk[from..].iter().map(|(_, value)| value)
+            chunk.iter().skip(from)
         })
     }
 
-    /// Puts a value, in place of the one that is there.
-    pub(super) fn insert(&mut self, key: K, value: V) {
+    /// Puts a value; returns the one that was there.
+    pub(super) fn insert(&mut self, key: K, value: V) -> Option<V> {
         let Some(index) = self.chunk_of(&key) else {
             self.chunks.push(Arc::new(vec![(key, value)]));
             self.len += 1;
-            return;
+            return None;
         };
         let chunk = Arc::make_mut(&mut self.chunks[index]);
         match chunk.binary_search_by(|(k, _)| k.cmp(&key)) {
-            Ok(at) => chunk[at].1 = value,
+            Ok(at) => return Some(std::mem::replace(&mut chunk[at].1, value)),
             Err(at) => {
                 chunk.insert(at, (key, value));
                 self.len += 1;
@@ -90,21 +111,21 @@ impl<K: Ord + Clone, V: Clone> ChunkedMap<K, V> {
                 }
             }
         }
+        None
     }
 
-    pub(super) fn remove(&mut self, key: &K) {
-        let Some(index) = self.chunk_of(key) else {
-            return;
-        };
-        let Ok(at) = self.chunks[index].binary_search_by(|(k, _)| k.cmp(key)) else {
-            return;
-        };
+    /// Takes a value out.
+    pub(super) fn remove(&mut self, key: &K) -> Option<V> {
+        let index = self.chunk_of(key)?;
+        let found = self.chunks[index].binary_search_by(|(k, _)| k.cmp(key));
+        let at = found.ok()?;
         let chunk = Arc::make_mut(&mut self.chunks[index]);
-        chunk.remove(at);
+        let (_, value) = chunk.remove(at);
         self.len -= 1;
         if chunk.is_empty() {
             self.chunks.remove(index);
         }
+        Some(value)
     }
 
     /// The chunk in which `key` is, or would be put; none in an empty map.
@@ -141,12 +162,10 @@ mod tests {
             for (n, (key, value)) in changes.iter().enumerate() {
                 match value {
                     Some(value) => {
-                        map.insert(*key, *value);
-                        model.insert(*key, *value);
+                        prop_assert_eq!(map.insert(*key, *value), model.insert(*key, *value));
                     }
                     None => {
-                        map.remove(key);
-                        model.remove(key);
+                        prop_assert_eq!(map.remove(key), model.remove(key));
                     }
                 }
                 if n == changes.len() / 2 {
@@ -157,6 +176,7 @@ mod tests {
                 prop_assert!(map.values().eq(model.values()));
                 prop_assert!(map.values().rev().eq(model.values().rev()));
                 prop_assert!(map.values_after(&probe).eq(model.range(probe + 1..).map(|(_, v)| v)));
+                prop_assert!(map.entries_from(&probe).map(|(k, v)| (k, v)).eq(model.range(probe..)));
                 prop_assert_eq!(map.get(&probe), model.get(&probe));
                 prop_assert_eq!(map.len(), model.len());
                 prop_assert!(map.chunks.iter().all(|chunk| (1..=CHUNK).contains(&chunk.len())));

@@ -1,4 +1,5 @@
-//! What the node agrees on (layer 3): topics, epochs and consumer positions, kept in SQLite.
+//! What the cluster agrees on (layer 3): nodes, topics, where partitions are and who leads them, and
+//! consumer positions, kept in SQLite.
 //!
 //! A closed [`Command`] changes the state, decided by a pure function (`state`) and written, many
 //! commands to a transaction, by the one task that owns the database ([`Store`]). Requests read
@@ -20,6 +21,6 @@ mod tests;
 mod view;
 mod wal;
 
-pub use command::{Applied, Command, Rejected};
+pub use command::{Applied, Command, Loss, Registration, Rejected};
 pub use store::{ApplyError, Closed, Identity, OpenError, Store};
-pub use view::{DeletedTopic, Epoch, TopicEntry, View};
+pub use view::{DeletedTopic, NodeEntry, NodeStatus, TopicEntry, View};

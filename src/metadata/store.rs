@@ -253,7 +253,7 @@ impl Store {
         answer.await.unwrap_or(Err(ApplyError::Closed(Closed)))
     }
 
-    /// The newest view, and word of each change of the topics or the epoch. Changed positions
+    /// The newest view, and word of each change of nodes, topics or partitions. Changed positions
     /// alone wake nobody.
     pub fn view(&self) -> watch::Receiver<Arc<View>> {
         let mut view = self.view.clone();
@@ -314,11 +314,18 @@ pub(super) fn options(path: &Path) -> SqliteConnectOptions {
 }
 
 pub(super) fn migrations() -> Migrator {
-    let files = [(
-        1,
-        "metadata",
-        include_str!("../../migrations/0001_metadata.sql"),
-    )];
+    let files = [
+        (
+            1,
+            "metadata",
+            include_str!("../../migrations/0001_metadata.sql"),
+        ),
+        (
+            2,
+            "cluster",
+            include_str!("../../migrations/0002_cluster.sql"),
+        ),
+    ];
     Migrator::with_migrations(
         files
             .into_iter()
@@ -538,9 +545,7 @@ impl Owner {
         // Plain statements, not sqlx's transaction: SQLite rolls back by itself when the disk is
         // full, and sqlx would go on counting a transaction that is no more.
         query("BEGIN IMMEDIATE").execute(&mut self.conn).await?;
-        for change in changes {
-            rows::write_change(&mut self.conn, change).await?;
-        }
+        rows::write_changes(&mut self.conn, changes).await?;
         rows::write_progress(&mut self.conn, &self.state).await?;
         query("COMMIT").execute(&mut self.conn).await?;
         Ok(())
@@ -561,7 +566,7 @@ impl Owner {
 
     fn publish(&self, before: &View) {
         let view = self.state.view.clone();
-        let wake = before.epoch != view.epoch || !Arc::ptr_eq(&before.topics, &view.topics);
+        let wake = !view.untouched_since(before);
         if before.applied == view.applied {
             return;
         }

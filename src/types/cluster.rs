@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::LeaderEpoch;
 
@@ -15,6 +16,14 @@ use super::LeaderEpoch;
 )]
 #[serde(transparent)]
 pub struct NodeId(pub u32);
+
+impl NodeId {
+    /// The node that lives on that disk.
+    pub fn of_disk(disk: Uuid) -> Self {
+        let [a, b, c, d, ..] = *disk.as_bytes();
+        Self(u32::from_be_bytes([a, b, c, d]).max(1))
+    }
+}
 
 impl fmt::Display for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

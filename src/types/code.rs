@@ -75,6 +75,8 @@ codes! {
     RecordNotFound = ("record_not_found", 404, false, Refused),
     /// No broker of that id runs here.
     BrokerNotFound = ("broker_not_found", 404, false, Refused),
+    /// The cluster has no such node.
+    NodeNotFound = ("node_not_found", 404, false, Refused),
     /// The route does not take this method.
     MethodNotAllowed = ("method_not_allowed", 405, false, Refused),
     /// None of the formats in `Accept` can be given.
@@ -83,6 +85,8 @@ codes! {
     RequestTimeout = ("request_timeout", 408, true, Refused),
     /// A topic of that name exists with other settings.
     TopicExists = ("topic_exists", 409, false, Refused),
+    /// The cluster is not, or is no longer, in a state that allows this.
+    Conflict = ("conflict", 409, false, Refused),
     /// The records at that offset are gone (retention or trim).
     OffsetTrimmed = ("offset_trimmed", 410, false, Refused),
     /// The record at that offset is damaged on every replica.

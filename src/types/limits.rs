@@ -14,6 +14,10 @@ pub const PARTITIONS_PER_NODE: u32 = 100_000;
 pub const TOPICS_PER_NODE: usize = 20_000;
 /// Most positions (broker, group, topic, partition) that one node remembers.
 pub const POSITIONS_PER_NODE: usize = 200_000;
+/// Most nodes that a cluster knows, live and fenced.
+pub const NODES: usize = 256;
+/// Longest address of a node (URL or host and port) and longest name of a rack, in bytes.
+pub const ADDRESS_BYTES: usize = 512;
 /// Most replicas of one partition.
 pub const REPLICATION_FACTOR: u32 = 7;
 

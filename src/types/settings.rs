@@ -1,5 +1,7 @@
 //! A topic's settings and the rules they obey.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -173,11 +175,11 @@ mod nullable {
 }
 
 /// A setting out of its bounds.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{setting} {why}")]
 pub struct InvalidSettings {
     /// The setting's name as users write it.
-    pub setting: &'static str,
+    pub setting: Cow<'static, str>,
     /// The rule it breaks.
     pub why: String,
 }
@@ -208,12 +210,12 @@ impl TopicSettings {
     }
 
     fn check(&self) -> Result<(), InvalidSettings> {
-        let within = |setting, value: u64, min: u64, max: u64| {
+        let within = |setting: &'static str, value: u64, min: u64, max: u64| {
             if (min..=max).contains(&value) {
                 return Ok(());
             }
             Err(InvalidSettings {
-                setting,
+                setting: setting.into(),
                 why: format!("must be between {min} and {max}, not {value}"),
             })
         };
@@ -290,7 +292,7 @@ mod tests {
         assert_eq!(
             TopicSettings::default().with(&patch),
             Err(InvalidSettings {
-                setting: "partitions",
+                setting: "partitions".into(),
                 why: "must be between 1 and 10000, not 0".into()
             })
         );

@@ -54,7 +54,7 @@ const PURE: &[&str] = &[
     "src/placement/",
     "src/metadata/chunked.rs",
     "src/metadata/command.rs",
-    "src/metadata/state.rs",
+    "src/metadata/state/",
     "src/metadata/view.rs",
     "src/metadata/wal.rs",
 ];

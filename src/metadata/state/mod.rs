@@ -1,15 +1,26 @@
 //! The state machine: what a command does to the state. Pure.
 
+mod nodes;
+mod partitions;
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        reason = "taken and compared where Raft orders the commands"
+    )
+)]
+pub(super) mod snapshot;
+mod topics;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use uuid::Uuid;
+use serde::{Deserialize, Serialize};
 
 use super::command::{Applied, Command, Rejected};
-use super::view::{DeletedTopic, Epoch, TopicEntry, View};
+use super::view::{DeletedTopic, Key, NodeEntry, TopicEntry, View};
 use crate::types::{
-    BrokerId, LeaderEpoch, Offset, Partition, Timestamp, TopicId, TopicName, TopicPatch,
-    TopicSettings, limits,
+    BrokerId, LeaderEpoch, NodeId, Offset, Partition, PartitionRecord, Timestamp, TopicId, limits,
 };
 
 /// A row to write so that the database says what the state says. Rows are written in the order in
@@ -17,14 +28,19 @@ use crate::types::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Change {
     PutTopic(Arc<TopicEntry>),
-    /// The topic's row and its positions go; it is listed as deleted.
+    /// The topic's row, its positions and its partitions go; it is listed as deleted.
     DeleteTopic(Arc<DeletedTopic>),
+    /// The list of nodes that still hold files of a deleted topic is another.
+    PutDeleted(Arc<DeletedTopic>),
     ForgetDeleted(TopicId),
     PutPosition(Position),
+    PutNode(Arc<NodeEntry>),
+    RemoveNode(NodeId),
+    PutPartition(Key, Arc<PartitionRecord>),
 }
 
 /// Where a group stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Position {
     pub(super) topic: TopicId,
     pub(super) broker: BrokerId,
@@ -34,24 +50,29 @@ pub(super) struct Position {
     pub(super) at: Timestamp,
 }
 
-/// The process that started last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Process {
-    pub(super) id: Uuid,
-    pub(super) started_at: Timestamp,
-}
+type Groups = BTreeMap<(BrokerId, Arc<str>), BTreeMap<Partition, (Offset, Timestamp)>>;
 
-type Groups = BTreeMap<(BrokerId, Arc<str>), BTreeMap<Partition, Offset>>;
+/// What a node carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Load {
+    replicas: u64,
+    leaders: u64,
+}
 
 /// Everything that commands change.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct State {
     /// The part that is published.
     pub(super) view: View,
-    pub(super) process: Option<Process>,
+    /// The leader epoch that a directory of before there were clusters had reached over all its
+    /// partitions. The first node that registers gets those partitions, and none of their epochs
+    /// may go back. Zero in all other clusters.
+    pub(super) solo_epoch: LeaderEpoch,
     positions: BTreeMap<TopicId, Groups>,
     /// Number of entries in the innermost maps of `positions`.
     position_count: usize,
+    /// Derived from the records: nodes that carry nothing are left out.
+    load: BTreeMap<NodeId, Load>,
 }
 
 impl State {
@@ -71,7 +92,7 @@ impl State {
             } => self.create_topic(name, *id, settings, *at, changes),
             Command::AlterTopic { name, patch, at } => self.alter_topic(name, patch, *at, changes),
             Command::DeleteTopic { name, id, at } => self.delete_topic(name, *id, *at, changes),
-            Command::FinishDelete { id } => self.finish_delete(*id, changes),
+            Command::FinishDelete { id, node } => self.finish_delete(*id, *node, changes),
             Command::SetPosition {
                 broker,
                 group,
@@ -90,13 +111,50 @@ impl State {
                 };
                 self.set_position(position, changes)
             }
-            Command::StartEpoch { process, at } => self.start_epoch(Process {
-                id: *process,
-                started_at: *at,
-            }),
+            Command::RegisterNode(asked) => self.register_node(asked, changes),
+            Command::ActivateNode { id, incarnation } => {
+                self.activate_node(*id, *incarnation, changes)
+            }
+            Command::FenceNode { id, incarnation } => self.fence_node(*id, *incarnation, changes),
+            Command::DrainNode { id } => self.drain_node(*id, changes),
+            Command::UndrainNode { id } => self.undrain_node(*id, changes),
+            Command::RemoveNode { id } => self.remove_node(*id, changes),
+            Command::AlterPartition {
+                topic,
+                partition,
+                alter,
+            } => self.alter_partition((*topic, *partition), alter, changes),
+            Command::MoveLeader {
+                topic,
+                partition,
+                to,
+                partition_epoch,
+            } => self.move_leader((*topic, *partition), *to, *partition_epoch, changes),
+            Command::Reassign {
+                topic,
+                partition,
+                replicas,
+                partition_epoch,
+            } => self.reassign((*topic, *partition), replicas, *partition_epoch, changes),
+            Command::CancelReassign {
+                topic,
+                partition,
+                partition_epoch,
+            } => self.cancel_reassign((*topic, *partition), *partition_epoch, changes),
+            Command::ElectUnclean {
+                topic,
+                partition,
+                leader,
+                partition_epoch,
+            } => self.elect_unclean((*topic, *partition), *leader, *partition_epoch, changes),
         }?;
         self.view.applied += 1;
         Ok(applied)
+    }
+
+    /// The number that the command has which is being applied.
+    fn number(&self) -> u64 {
+        self.view.applied + 1
     }
 
     /// The positions of a group in a topic, by partition.
@@ -112,131 +170,10 @@ impl State {
             .map(|partitions| {
                 partitions
                     .iter()
-                    .map(|(partition, offset)| (*partition, *offset))
+                    .map(|(partition, (offset, _))| (*partition, *offset))
                     .collect()
             })
             .unwrap_or_default()
-    }
-
-    fn create_topic(
-        &mut self,
-        name: &TopicName,
-        id: TopicId,
-        settings: &TopicSettings,
-        at: Timestamp,
-        changes: &mut Vec<Change>,
-    ) -> Result<Applied, Rejected> {
-        let settings = settings.with(&TopicPatch::default())?;
-        let topics = &self.view.topics;
-        if let Some(existing) = topics.by_name.get(name) {
-            return Err(Rejected::TopicExists {
-                same_settings: existing.settings == settings,
-            });
-        }
-        if topics.by_id.contains_key(&id) || topics.deleted.contains_key(&id) {
-            return Err(Rejected::TopicIdInUse { id });
-        }
-        if limits::TOPICS_PER_NODE <= topics.by_id.len() + topics.deleted.len() {
-            return Err(Rejected::LimitReached {
-                what: "topics",
-                max: limits::TOPICS_PER_NODE as u64,
-            });
-        }
-        self.admit_partitions(settings.partitions)?;
-
-        let topic = Arc::new(TopicEntry {
-            name: name.clone(),
-            id,
-            settings,
-            created_at: at,
-            changed_at: at,
-        });
-        self.add_topic(topic.clone());
-        changes.push(Change::PutTopic(topic.clone()));
-        Ok(Applied::TopicCreated(topic))
-    }
-
-    fn alter_topic(
-        &mut self,
-        name: &TopicName,
-        patch: &TopicPatch,
-        at: Timestamp,
-        changes: &mut Vec<Change>,
-    ) -> Result<Applied, Rejected> {
-        let topic = self
-            .view
-            .topic(name)
-            .ok_or(Rejected::TopicNotFound)?
-            .clone();
-        let (current, asked) = (
-            topic.settings.partitions,
-            patch.partitions.unwrap_or(topic.settings.partitions),
-        );
-        if asked < current {
-            return Err(Rejected::FewerPartitions { current, asked });
-        }
-        let settings = topic.settings.with(patch)?;
-        self.admit_partitions(asked - current)?;
-
-        let topic = Arc::new(TopicEntry {
-            settings,
-            changed_at: at,
-            ..TopicEntry::clone(&topic)
-        });
-        let topics = Arc::make_mut(&mut self.view.topics);
-        topics.partitions += u64::from(asked - current);
-        topics.by_name.insert(name.clone(), topic.clone());
-        topics.by_id.insert(topic.id, topic.clone());
-        changes.push(Change::PutTopic(topic.clone()));
-        Ok(Applied::TopicAltered(topic))
-    }
-
-    fn delete_topic(
-        &mut self,
-        name: &TopicName,
-        id: TopicId,
-        at: Timestamp,
-        changes: &mut Vec<Change>,
-    ) -> Result<Applied, Rejected> {
-        let partitions = match self.view.topic(name) {
-            Some(topic) if topic.id == id => topic.settings.partitions,
-            _ => return Err(Rejected::TopicNotFound),
-        };
-        let topics = Arc::make_mut(&mut self.view.topics);
-        topics.by_name.remove(name);
-        topics.by_id.remove(&id);
-        topics.partitions -= u64::from(partitions);
-        let groups = self.positions.remove(&id).unwrap_or_default();
-        self.position_count -= groups.values().map(BTreeMap::len).sum::<usize>();
-
-        let deleted = Arc::new(DeletedTopic {
-            id,
-            name: name.clone(),
-            partitions,
-            deleted_at: at,
-        });
-        self.add_deleted(deleted.clone());
-        changes.push(Change::DeleteTopic(deleted.clone()));
-        Ok(Applied::TopicDeleted(deleted))
-    }
-
-    fn finish_delete(
-        &mut self,
-        id: TopicId,
-        changes: &mut Vec<Change>,
-    ) -> Result<Applied, Rejected> {
-        let partitions = self
-            .view
-            .topics
-            .deleted
-            .get(&id)
-            .ok_or(Rejected::TopicNotFound)?
-            .partitions;
-        let topics = Arc::make_mut(&mut self.view.topics);
-        topics.deleted.remove(&id);
-        topics.deleted_partitions -= u64::from(partitions);
-        changes.push(Change::ForgetDeleted(id));
-        Ok(Applied::DeleteFinished)
     }
 
     fn set_position(
@@ -274,7 +211,7 @@ impl State {
             .is_some_and(|partitions| partitions.contains_key(&position.partition));
         if !known && limits::POSITIONS_PER_NODE <= self.position_count {
             return Err(Rejected::LimitReached {
-                what: "positions",
+                what: "positions".into(),
                 max: limits::POSITIONS_PER_NODE as u64,
             });
         }
@@ -284,55 +221,6 @@ impl State {
         Ok(Applied::PositionSet)
     }
 
-    fn start_epoch(&mut self, process: Process) -> Result<Applied, Rejected> {
-        let epoch = self.view.epoch;
-        if self.process.is_some_and(|last| last.id == process.id) {
-            return Ok(Applied::EpochStarted(epoch));
-        }
-        let limit = Rejected::LimitReached {
-            what: "starts",
-            max: u32::MAX.into(),
-        };
-        let leader_epoch = LeaderEpoch(epoch.leader_epoch.0.checked_add(1).ok_or(limit)?);
-        self.view.epoch = Epoch {
-            incarnation: epoch.incarnation + 1,
-            leader_epoch,
-        };
-        self.process = Some(process);
-        Ok(Applied::EpochStarted(self.view.epoch))
-    }
-
-    fn admit_partitions(&self, more: u32) -> Result<(), Rejected> {
-        let max = u64::from(limits::PARTITIONS_PER_NODE);
-        let topics = &self.view.topics;
-        if max < topics.partitions + topics.deleted_partitions + u64::from(more) {
-            return Err(Rejected::LimitReached {
-                what: "partitions",
-                max,
-            });
-        }
-        Ok(())
-    }
-
-    /// Adds a topic, unless its name or id is taken: then returns false.
-    pub(super) fn add_topic(&mut self, topic: Arc<TopicEntry>) -> bool {
-        let topics = Arc::make_mut(&mut self.view.topics);
-        if topics.by_name.contains_key(&topic.name) || topics.by_id.contains_key(&topic.id) {
-            return false;
-        }
-        topics.partitions += u64::from(topic.settings.partitions);
-        topics.by_name.insert(topic.name.clone(), topic.clone());
-        topics.by_id.insert(topic.id, topic);
-        true
-    }
-
-    /// Lists a topic as deleted.
-    pub(super) fn add_deleted(&mut self, deleted: Arc<DeletedTopic>) {
-        let topics = Arc::make_mut(&mut self.view.topics);
-        topics.deleted_partitions += u64::from(deleted.partitions);
-        topics.deleted.insert(deleted.id, deleted);
-    }
-
     /// Remembers a position.
     pub(super) fn put_position(&mut self, position: &Position) {
         let groups = self.positions.entry(position.topic).or_default();
@@ -340,7 +228,7 @@ impl State {
             .entry((position.broker.clone(), position.group.clone()))
             .or_default();
         if partitions
-            .insert(position.partition, position.offset)
+            .insert(position.partition, (position.offset, position.at))
             .is_none()
         {
             self.position_count += 1;

@@ -32,8 +32,8 @@ async fn the_same_commands_make_the_same_state_however_they_are_batched() {
     assert_eq!(rows, dump(&many.path()).await);
     assert_eq!(
         rows.len(),
-        1 + 2 + 1 + 1,
-        "progress, topics, deleted topics, positions: {rows:#?}"
+        1 + 1 + 2 + 8 + 1 + 1 + 1,
+        "progress, nodes, topics, partitions, deleted topics, their holders, positions: {rows:#?}"
     );
 }
 
@@ -104,7 +104,7 @@ async fn a_rejected_command_leaves_nothing() {
         ),
         (delete("a", 2), Rejected::TopicNotFound, Code::TopicNotFound),
         (
-            Command::FinishDelete { id: id(1) },
+            finish_delete(1),
             Rejected::TopicNotFound,
             Code::TopicNotFound,
         ),
@@ -153,28 +153,8 @@ async fn a_rejected_command_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn every_start_raises_the_epoch_once_per_process() {
-    let place = Place::new();
-    let epoch = |n| Epoch {
-        incarnation: n,
-        leader_epoch: LeaderEpoch(n as u32),
-    };
-    for n in 1..=3 {
-        let store = place.open().await;
-        assert_eq!(current(&store).epoch, epoch(n - 1));
-        for _retry in 0..2 {
-            assert_eq!(
-                store.apply(start(n.into())).await.unwrap(),
-                Applied::EpochStarted(epoch(n))
-            );
-        }
-        store.close().await;
-    }
-}
-
-#[tokio::test]
 async fn deleting_a_topic_forgets_its_positions_and_keeps_it_listed_until_its_files_are_gone() {
-    let store = Place::new().open().await;
+    let store = Place::new().open_active().await;
     store.apply(create("a", 1)).await.unwrap();
     store.apply(set_position("g", 1, 0, 5)).await.unwrap();
     store.apply(delete("a", 1)).await.unwrap();
@@ -186,6 +166,7 @@ async fn deleting_a_topic_forgets_its_positions_and_keeps_it_listed_until_its_fi
         name: name("a"),
         partitions: 3,
         deleted_at: Timestamp(30),
+        holders: [NODE].into(),
     };
     assert_eq!(
         view.deleted().map(|topic| &**topic).collect::<Vec<_>>(),
@@ -201,10 +182,7 @@ async fn deleting_a_topic_forgets_its_positions_and_keeps_it_listed_until_its_fi
     );
 
     store.apply(create("a", 2)).await.unwrap();
-    store
-        .apply(Command::FinishDelete { id: id(1) })
-        .await
-        .unwrap();
+    store.apply(finish_delete(1)).await.unwrap();
     let view = current(&store);
     assert_eq!(
         (view.deleted().len(), view.topic_by_id(id(2))),
@@ -214,7 +192,7 @@ async fn deleting_a_topic_forgets_its_positions_and_keeps_it_listed_until_its_fi
 
 #[tokio::test]
 async fn concurrent_changes_of_one_topic_do_not_undo_each_other() {
-    let store = Place::new().open().await;
+    let store = Place::new().open_active().await;
     store.apply(create("a", 1)).await.unwrap();
     let keep_for_ever = TopicPatch {
         retention_ms: Some(None),
@@ -243,9 +221,12 @@ async fn concurrent_changes_of_one_topic_do_not_undo_each_other() {
     assert_eq!(current(&store).partition_count(), 5);
 }
 
-#[tokio::test]
-async fn the_bound_on_partitions_counts_deleted_topics_until_their_files_are_gone() {
-    let store = Place::new().open().await;
+#[test]
+fn the_bound_on_partitions_counts_deleted_topics_until_their_files_are_gone() {
+    let mut state = State::default();
+    let mut apply = |command| state.apply(&command, &mut Vec::new());
+    apply(register(1, 1)).unwrap();
+    apply(activate(1, 1)).unwrap();
     let big = |n: u32| Command::CreateTopic {
         name: name(&format!("t{n}")),
         id: id(n.into()),
@@ -254,25 +235,22 @@ async fn the_bound_on_partitions_counts_deleted_topics_until_their_files_are_gon
     };
     let fit = limits::PARTITIONS_PER_NODE / limits::PARTITIONS_PER_TOPIC;
     for n in 0..fit {
-        store.apply(big(n)).await.unwrap();
+        apply(big(n)).unwrap();
     }
-    let full = Rejected::LimitReached {
-        what: "partitions",
+    let full = Err(Rejected::LimitReached {
+        what: "partitions".into(),
         max: limits::PARTITIONS_PER_NODE.into(),
-    };
-    assert_eq!(rejected(store.apply(big(fit)).await), full);
-    store.apply(delete("t0", 0)).await.unwrap();
-    assert_eq!(rejected(store.apply(big(fit)).await), full);
-    store
-        .apply(Command::FinishDelete { id: id(0) })
-        .await
-        .unwrap();
-    store.apply(big(fit)).await.unwrap();
+    });
+    assert_eq!(apply(big(fit)), full);
+    apply(delete("t0", 0)).unwrap();
+    assert_eq!(apply(big(fit)), full);
+    apply(finish_delete(0)).unwrap();
+    apply(big(fit)).unwrap();
 }
 
 #[tokio::test]
 async fn positions_change_without_waking_those_who_wait_for_topics() {
-    let store = Place::new().open().await;
+    let store = Place::new().open_active().await;
     store.apply(create("a", 1)).await.unwrap();
     let mut view = store.view();
     let before = view.borrow().clone();
@@ -287,7 +265,7 @@ async fn positions_change_without_waking_those_who_wait_for_topics() {
 
 #[tokio::test]
 async fn lists_go_on_after_the_last_name_of_a_page() {
-    let store = Place::new().open().await;
+    let store = Place::new().open_active().await;
     for (n, topic) in ["b", "a", "d", "c"].into_iter().enumerate() {
         store.apply(create(topic, n as u128)).await.unwrap();
     }

@@ -54,7 +54,7 @@ async fn what_was_acknowledged_survives_a_killed_process() {
 #[tokio::test]
 async fn dropping_the_last_handle_loses_nothing_and_frees_the_database() {
     let place = Place::new();
-    let store = place.open().await;
+    let store = place.open_active().await;
     store.apply(create("a", 1)).await.unwrap();
     let view = current(&store);
     drop(store);
@@ -77,8 +77,10 @@ async fn a_closed_store_says_so_instead_of_forgetting() {
 #[tokio::test]
 async fn a_full_disk_refuses_and_the_state_stays_as_it_was() {
     let place = Place::new();
-    let settings = options(&place.path()).pragma("max_page_count", "24");
+    let settings = options(&place.path()).pragma("max_page_count", "40");
     let store = Store::open_with(&place.path(), settings).await.unwrap();
+    store.apply(register(1, 1)).await.unwrap();
+    store.apply(activate(1, 1)).await.unwrap();
     store.apply(create("first", 0)).await.unwrap();
     store.apply(set_position("g", 0, 0, 1)).await.unwrap();
     let mut made = 1;
@@ -128,7 +130,7 @@ async fn a_database_of_a_newer_version_is_refused() {
          VALUES (7, 'later', 1, x'00', 0)",
     )
     .await;
-    let known = 1;
+    let known = 2;
     assert_eq!(
         refusal(&place.path()).await,
         format!(
@@ -160,7 +162,16 @@ async fn a_first_start_that_was_cut_short_is_finished() {
         .connect()
         .await
         .unwrap();
-    for table in ["node", "progress", "positions", "topics", "deleted_topics"] {
+    for table in [
+        "node",
+        "progress",
+        "nodes",
+        "positions",
+        "partitions",
+        "topics",
+        "deleted_holders",
+        "deleted_topics",
+    ] {
         sqlx::query(sqlx::AssertSqlSafe(format!("DROP TABLE {table}")))
             .execute(&mut conn)
             .await
@@ -175,7 +186,8 @@ async fn a_first_start_that_was_cut_short_is_finished() {
         .await
         .unwrap();
     conn.close().await.unwrap();
-    place.open().await.apply(create("a", 1)).await.unwrap();
+    let store = place.open_active().await;
+    store.apply(create("a", 1)).await.unwrap();
 }
 
 #[tokio::test]
@@ -185,16 +197,22 @@ async fn a_row_that_was_changed_behind_our_back_is_refused() {
             "node",
             "UPDATE node SET disk_id = x'00112233445566778899aabbccddeeff'",
         ),
-        (
-            "progress",
-            "UPDATE progress SET leader_epoch = leader_epoch - 1",
-        ),
+        ("progress", "UPDATE progress SET applied = applied + 1"),
         (
             "topics",
             "UPDATE topics SET id = x'00112233445566778899aabbccddeeff' WHERE name = 'a'",
         ),
         ("deleted_topics", "UPDATE deleted_topics SET name = 'other'"),
         ("positions", "UPDATE positions SET position = position + 1"),
+        (
+            "nodes",
+            "UPDATE nodes SET entry = replace(entry, 'active', 'fenced')",
+        ),
+        (
+            "partitions",
+            "UPDATE partitions SET partition = 9 WHERE partition = 4",
+        ),
+        ("deleted_holders", "UPDATE deleted_holders SET node = 2"),
     ] {
         let place = Place::new();
         let store = place.open().await;
@@ -355,5 +373,91 @@ fn a_migration_never_changes_once_it_is_there() {
             )
         })
         .collect();
-    assert_eq!(found, [(1, 3_888_106_962)]);
+    assert_eq!(found, [(1, 3_888_106_962), (2, 3_202_157_428)]);
+}
+
+/// The checksum of a row, worked out anew.
+fn row_crc(fields: &[&[u8]]) -> i64 {
+    let crc = fields.iter().fold(0, |crc, field| {
+        let crc = crc32c::crc32c_append(crc, &(field.len() as u64).to_le_bytes());
+        crc32c::crc32c_append(crc, field)
+    });
+    crc.into()
+}
+
+/// A database as the version before clusters left it: three starts, a topic, a deleted topic.
+async fn database_of_one_node(path: &Path) {
+    let (one, at) = (1_i64.to_le_bytes(), 1_i64);
+    let mut conn = options(path).connect().await.unwrap();
+    let first = store::migrations().iter().take(1).cloned().collect();
+    let migrator = sqlx::migrate::Migrator::with_migrations(first);
+    migrator.run_direct(None, &mut conn, false).await.unwrap();
+    let uuid = |n: u128| *Uuid::from_u128(n).as_bytes();
+    sqlx::query("INSERT INTO node VALUES (1, ?, ?, ?)")
+        .bind(uuid(8).to_vec())
+        .bind(uuid(9).to_vec())
+        .bind(row_crc(&[&uuid(8), &uuid(9)]))
+        .execute(&mut conn)
+        .await
+        .unwrap();
+    let numbers = [5_u64.to_le_bytes(), 3_u64.to_le_bytes()];
+    let epoch = 3_u32.to_le_bytes();
+    sqlx::query("INSERT INTO progress VALUES (1, 5, 3, 3, ?, 1, ?)")
+        .bind(uuid(7).to_vec())
+        .bind(row_crc(&[&numbers[0], &numbers[1], &epoch, &uuid(7), &one]))
+        .execute(&mut conn)
+        .await
+        .unwrap();
+    let settings = serde_json::to_string(&partitions(2)).unwrap();
+    sqlx::query("INSERT INTO topics VALUES (?, 'a', ?, 1, 1, ?)")
+        .bind(uuid(1).to_vec())
+        .bind(&settings)
+        .bind(row_crc(&[&uuid(1), b"a", settings.as_bytes(), &one, &one]))
+        .execute(&mut conn)
+        .await
+        .unwrap();
+    sqlx::query("INSERT INTO deleted_topics VALUES (?, 'gone', 1, ?, ?)")
+        .bind(uuid(2).to_vec())
+        .bind(at)
+        .bind(row_crc(&[&uuid(2), b"gone", &1_u32.to_le_bytes(), &one]))
+        .execute(&mut conn)
+        .await
+        .unwrap();
+    conn.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_first_node_of_an_old_directory_gets_what_is_in_it_and_no_epoch_goes_back() {
+    let place = Place::new();
+    database_of_one_node(&place.path()).await;
+    let store = place.open().await;
+    assert_eq!(current(&store).applied, 5);
+    assert_eq!(current(&store).partition(id(1), Partition(0)), None);
+    store.apply(set_position("g", 1, 0, 5)).await.unwrap();
+    store.close().await;
+
+    let store = place.open().await;
+    store.apply(register(1, 1)).await.unwrap();
+    store.close().await;
+    let store = place.open().await;
+    store.apply(activate(1, 7)).await.unwrap();
+    let view = current(&store);
+    let replica = Replica {
+        node: NODE,
+        generation: 7,
+    };
+    let record = PartitionRecord {
+        replicas: vec![replica],
+        leader: Some(NODE),
+        leader_epoch: LeaderEpoch(5),
+        partition_epoch: PartitionEpoch(2),
+        isr: [NODE].into(),
+        ..PartitionRecord::default()
+    };
+    let found: Vec<_> = view.partitions_of(id(1)).collect();
+    let record = Arc::new(record);
+    assert_eq!(found, [(Partition(0), &record), (Partition(1), &record)]);
+    assert_eq!(view.deleted().next().unwrap().holders, [NODE].into());
+    store.apply(finish_delete(2)).await.unwrap();
+    assert_eq!(current(&store).deleted().len(), 0);
 }

@@ -1,7 +1,10 @@
-//! The store's promises, on real files: what commands do (`apply`), and what disks do (`disk`).
+//! The store's promises, on real files: what commands do (`apply`), and what disks do (`disk`);
+//! and the state's alone: nodes and partitions (`cluster`), and any order of commands (`model`).
 
 mod apply;
+mod cluster;
 mod disk;
+mod model;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,11 +13,12 @@ use sqlx::{ConnectOptions, Connection, Row};
 use tempfile::TempDir;
 use uuid::Uuid;
 
+use super::state::{Change, State};
 use super::store::options;
 use super::*;
 use crate::types::{
-    BrokerId, Code, LeaderEpoch, Offset, Partition, Timestamp, TopicId, TopicName, TopicPatch,
-    TopicSettings, limits,
+    BrokerId, Code, Incarnation, LeaderEpoch, NodeId, Offset, Partition, PartitionEpoch,
+    PartitionRecord, Replica, Timestamp, TopicId, TopicName, TopicPatch, TopicSettings, limits,
 };
 
 fn name(name: &str) -> TopicName {
@@ -72,10 +76,40 @@ fn set_position(group: &str, n: u128, partition: u32, offset: u64) -> Command {
     }
 }
 
-fn start(process: u128) -> Command {
-    Command::StartEpoch {
+/// Node 1, the only one of most tests.
+const NODE: NodeId = NodeId(1);
+
+/// Node `n` as its process `process` registers it.
+fn registration(n: u32, process: u128) -> Registration {
+    Registration {
+        id: NodeId(n),
+        name: format!("b{n}").parse().unwrap(),
+        disk: Uuid::from_u128(n.into()),
         process: Uuid::from_u128(process),
+        http: format!("http://b{n}:8080"),
+        peer: format!("b{n}:9090"),
+        rack: None,
+        clean: true,
+        loss: Loss::None,
         at: Timestamp(1),
+    }
+}
+
+fn register(n: u32, process: u128) -> Command {
+    Command::RegisterNode(registration(n, process))
+}
+
+fn activate(n: u32, incarnation: u64) -> Command {
+    Command::ActivateNode {
+        id: NodeId(n),
+        incarnation: Incarnation(incarnation),
+    }
+}
+
+fn finish_delete(n: u128) -> Command {
+    Command::FinishDelete {
+        id: id(n),
+        node: NODE,
     }
 }
 
@@ -93,7 +127,8 @@ fn history() -> Vec<Command> {
         ..TopicPatch::default()
     };
     vec![
-        start(1),
+        register(1, 1),
+        activate(1, 1),
         create("a", 1),
         create("b", 2),
         create("a", 3),
@@ -104,15 +139,17 @@ fn history() -> Vec<Command> {
         set_position("g", 1, 4, 6),
         set_position("g", 2, 0, 1),
         set_position("g", 2, 3, 1),
-        start(2),
-        start(2),
+        register(1, 2),
+        register(1, 2),
+        activate(1, 1),
+        activate(1, 10),
         delete("b", 1),
         delete("b", 2),
         create("b", 4),
         set_position("h", 4, 0, u64::MAX),
         create("c", 5),
         delete("c", 5),
-        Command::FinishDelete { id: id(5) },
+        finish_delete(5),
     ]
 }
 
@@ -131,6 +168,13 @@ impl Place {
     }
     async fn open(&self) -> Store {
         Store::open(&self.path()).await.unwrap()
+    }
+    /// A store in which node 1 is at work.
+    async fn open_active(&self) -> Store {
+        let store = self.open().await;
+        store.apply(register(1, 1)).await.unwrap();
+        store.apply(activate(1, 1)).await.unwrap();
+        store
     }
 }
 
