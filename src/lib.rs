@@ -6,6 +6,8 @@ pub mod auth;
 pub mod broker;
 pub mod client;
 #[cfg(feature = "server")]
+pub mod cluster;
+#[cfg(feature = "server")]
 pub mod config;
 pub mod docs;
 #[cfg(feature = "server")]

@@ -97,6 +97,8 @@ const DUPLICATES: &[(&str, usize, &str)] = &[
     ("syn", 2, "2: the older derive macros; not in the binary"),
     ("tower-http", 2, "0.6: reqwest"),
     ("windows-sys", 2, "on Windows alone"),
+    ("zstd", 2, "0.13: chitchat"),
+    ("zstd-safe", 2, "7: chitchat's zstd"),
 ];
 
 /// A package of the lock file.
