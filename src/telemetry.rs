@@ -92,5 +92,6 @@ pub const CORRUPT_READS: &str = "pilgrimage_corrupt_reads_total";
 pub const COMPRESSION_SAVED_BYTES: &str = "pilgrimage_log_compression_saved_bytes_total";
 /// Bytes deleted by retention.
 pub const RETENTION_DELETED_BYTES: &str = "pilgrimage_retention_deleted_bytes_total";
-/// Handshakes and frames refused on the connections between nodes.
+/// What was refused from other nodes, by what it was: handshakes and frames of connections,
+/// datagrams of gossip.
 pub const PEER_REFUSED: &str = "pilgrimage_peer_refused_total";

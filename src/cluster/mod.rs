@@ -5,6 +5,8 @@
 //! neither read nor write anything, and can only make a node refuse what was sent. What gossip
 //! says is a hint (PROTOCOL E4): it never decides about leaders, replicas or settings.
 
+mod datagram;
+mod gossip;
 mod link;
 mod noise;
 mod peer;
@@ -16,6 +18,9 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
+pub use gossip::{
+    GOSSIP_INTERVAL, Gossip, GossipEntry, GossipError, GossipKey, GossipOptions, Live,
+};
 pub use link::ConnectError;
 pub use noise::HandshakeError;
 pub use peer::{Lane, Link, Peer, PeerError, Peers, Probe};
@@ -37,6 +42,7 @@ pub struct Refused(Arc<Counts>);
 struct Counts {
     handshakes: AtomicU64,
     frames: AtomicU64,
+    datagrams: AtomicU64,
 }
 
 impl Refused {
@@ -48,6 +54,16 @@ impl Refused {
     /// Connections that were closed because of bytes that were not what the peer had sealed.
     pub fn frames(&self) -> u64 {
         self.0.frames.load(Ordering::Relaxed)
+    }
+
+    /// Datagrams of gossip that were forged, changed, cut off or had come before.
+    pub fn datagrams(&self) -> u64 {
+        self.0.datagrams.load(Ordering::Relaxed)
+    }
+
+    fn datagram(&self) {
+        self.0.datagrams.fetch_add(1, Ordering::Relaxed);
+        metrics::counter!(telemetry::PEER_REFUSED, "what" => "datagram").increment(1);
     }
 
     fn handshake(&self) {

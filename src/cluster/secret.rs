@@ -40,12 +40,15 @@ impl fmt::Debug for ClusterSecret {
 pub(super) enum Purpose {
     /// The pre-shared key of the connections between nodes.
     Connections,
+    /// The key under which gossip is sealed.
+    Gossip,
 }
 
 impl Purpose {
     const fn info(self) -> &'static [u8] {
         match self {
             Self::Connections => b"pilgrimage/connections/1",
+            Self::Gossip => b"pilgrimage/gossip/1",
         }
     }
 }
@@ -241,13 +244,14 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_of_its_secret_and_nothing_shows_it() {
+    fn no_two_purposes_share_a_key_and_nothing_shows_it() {
         let secret = ClusterSecret::from_text(
             "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n",
             Path::new("test"),
         )
         .unwrap();
         let connections = secret.key(Purpose::Connections);
+        assert_ne!(connections, secret.key(Purpose::Gossip));
         assert_eq!(connections, secret.key(Purpose::Connections));
         assert_ne!(
             connections,

@@ -1,5 +1,6 @@
 //! Nodes that talk over real sockets, with everything in the way that may be in the way.
 
+mod gossip;
 mod hostile;
 mod requests;
 
