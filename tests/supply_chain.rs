@@ -79,11 +79,7 @@ const DUPLICATES: &[(&str, usize, &str)] = &[
     ("cpufeatures", 2, "0.2: sha2 0.10"),
     ("crypto-common", 2, "0.1: sha2 0.10"),
     ("digest", 2, "0.10: sha2 0.10"),
-    (
-        "getrandom",
-        3,
-        "0.2: ring, locked but not built; 0.3: rand 0.9",
-    ),
+    ("getrandom", 3, "0.2: ring; 0.3: rand 0.9"),
     ("hashbrown", 2, "0.16: hashlink (sqlx-core), metrics-util"),
     ("itertools", 2, "0.13: criterion, not in the binary"),
     ("r-efi", 2, "through getrandom, on UEFI alone"),
