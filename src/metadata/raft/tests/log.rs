@@ -15,7 +15,7 @@ use crate::metadata::raft::record::Record;
 use crate::metadata::raft::recovery::{self, Contents, OpenError};
 use crate::metadata::raft::{Entry, LogId, Opened, Proposal, RaftLog, Types, Vote};
 use crate::storage::tests::sim::{Crash, Faults, SimDisk};
-use crate::types::Timestamp;
+use crate::types::{NodeId, TopicId};
 
 const DIR: &str = "/raft";
 const NODE: u64 = 7;
@@ -31,9 +31,9 @@ fn entry(term: u64, index: u64) -> Entry {
         log_id: id(term, index),
         payload: EntryPayload::Normal(Proposal::Command {
             id: Uuid::from_u128(u128::from(term * 1000 + index)),
-            command: Command::StartEpoch {
-                process: Uuid::from_u128(1),
-                at: Timestamp(index as i64),
+            command: Command::FinishDelete {
+                id: TopicId(Uuid::from_u128(1)),
+                node: NodeId(index as u32),
             },
         }),
     }
