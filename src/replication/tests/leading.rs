@@ -279,8 +279,8 @@ fn i1_who_stays_behind_leaves_and_who_idles_at_the_end_stays() {
     ask(&mut leader, &fetch(C, 0, 0), 0);
     assert_eq!(done(|e| leader.tick(5_000, e)), []);
     done(|e| leader.appended(Offset(1), e));
-    for now in (5_000..6_000).step_by(100) {
-        assert_eq!(done(|e| leader.tick(now, e)), []);
+    for at in (5_000..6_000).step_by(100) {
+        assert_eq!(done(|e| leader.tick(at, e)), []);
     }
     ask(&mut leader, &fetch(C, 1, 1), 6_000);
     assert_eq!(done(|e| leader.tick(6_000, e)), []);

@@ -3,6 +3,7 @@
 mod following;
 mod leading;
 mod records;
+mod sim;
 
 use super::*;
 use crate::types::*;
