@@ -8,6 +8,7 @@ use super::replica::{follow, stored};
 use super::sim::{Crash, Faults, Rng, SimDisk};
 use super::*;
 use crate::record::Batch;
+use crate::storage::{index, segment::SegmentHeader};
 
 #[derive(Debug, Clone, Copy)]
 enum Step {
@@ -156,7 +157,29 @@ fn run(disk: &SimDisk, leaders: &[PartitionLog; 2], steps: &[Step]) -> Expected 
     expected
 }
 
+/// An index lags behind its segment; entries of records that were cut off would outlive them.
+fn check_indexes(disk: &SimDisk, context: &str) {
+    for path in disk.files() {
+        let index = path.with_extension("index");
+        let bytes = disk.bytes(&path);
+        if path.extension().is_some_and(|e| e == "log")
+            && disk.exists(&index).unwrap()
+            && let Some(header) = SegmentHeader::parse(&bytes)
+        {
+            let loaded = index::load(disk, &index, header.crc(), header.base_offset).unwrap();
+            let last = loaded.entries.last().map_or(0, |entry| entry.position);
+            assert!(
+                last < bytes.len() as u64,
+                "{context}: {} tells of byte {last} of {}",
+                index.display(),
+                bytes.len()
+            );
+        }
+    }
+}
+
 fn check(disk: &SimDisk, leaders: &mut [PartitionLog; 2], expected: &Expected, context: &str) {
+    check_indexes(disk, context);
     let (mut log, recovery) = open(disk).unwrap();
     assert_eq!(recovery.corrupt, [], "{context}: {recovery:?}");
     let found = stored(&log);
