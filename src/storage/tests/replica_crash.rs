@@ -30,7 +30,7 @@ const DIR: &str = "/data/topic/3";
 fn log_options() -> LogOptions {
     LogOptions {
         replicated: true,
-        ..small_segments(3_000)
+        ..small_segments(9_000)
     }
 }
 
@@ -47,7 +47,7 @@ fn leaders() -> [PartitionLog; 2] {
     let mut first = open(&SimDisk::default()).unwrap().0;
     let mut second = open(&SimDisk::default()).unwrap().0;
     for i in 0..30 {
-        let values = [vec![i as u8; rng.below(900) as usize], vec![b'x'; 20]];
+        let values = [vec![i as u8; rng.below(3_000) as usize], vec![b'x'; 20]];
         let epoch = LeaderEpoch(1 + i / 10);
         first
             .append(vec![batch(&values)], epoch, Timestamp(i64::from(i) * 50))
@@ -59,7 +59,7 @@ fn leaders() -> [PartitionLog; 2] {
         }
     }
     for i in 0..12u8 {
-        let values = [vec![b'a' + i; rng.below(900) as usize]];
+        let values = [vec![b'a' + i; rng.below(3_000) as usize]];
         second
             .append(vec![batch(&values)], LeaderEpoch(9), Timestamp(2_000))
             .unwrap();
@@ -91,7 +91,7 @@ fn run(disk: &SimDisk, leaders: &[PartitionLog; 2], steps: &[Step]) -> Expected 
         let done = match *step {
             Fetch(leader, pieces) => (0..pieces).all(|_| {
                 let from = leaders[leader].reader();
-                let Ok(read) = from.read_replica(log.log_end(), 1_500) else {
+                let Ok(read) = from.read_replica(log.log_end(), 4_000) else {
                     panic!("the leader has nothing at {}", log.log_end());
                 };
                 let sent = split_batches(read.batches.clone()).unwrap();
@@ -201,7 +201,7 @@ fn check(disk: &SimDisk, leaders: &mut [PartitionLog; 2], expected: &Expected, c
 
     // And the log catches up with either leader, and stays so.
     for leader in leaders {
-        follow(leader, &mut log, 2_000);
+        follow(leader, &mut log, 6_000);
         let (have, theirs) = (stored(&log), stored(leader));
         // Either may begin later than the other; from there on they are the same.
         let common = have.len().min(theirs.len());
