@@ -1,17 +1,17 @@
 //! What the cluster agrees on (layer 3): nodes, topics, where partitions are and who leads them, and
 //! consumer positions, kept in SQLite.
 //!
-//! A closed [`Command`] changes the state, decided by a pure function (`state`) and written, many
-//! commands to a transaction, by the one task that owns the database ([`Store`]). Requests read
-//! the [`View`], never SQL.
+//! A closed [`Command`] changes the state, decided by a pure function (`state`), in an order that
+//! the members of the cluster agree on by Raft (`raft`); a node alone is a cluster of one. What is
+//! agreed on is written, many commands to a transaction, by the one task that owns the database
+//! (`owner`). The handle to all this is the [`Store`]. Requests read the [`View`], never SQL.
 
 mod chunked;
 mod command;
-#[allow(
-    dead_code,
-    unused_imports,
-    reason = "the store does not write its commands through it yet"
-)]
+mod database;
+mod members;
+mod owner;
+mod propose;
 mod raft;
 mod rows;
 mod state;
@@ -22,5 +22,9 @@ mod view;
 mod wal;
 
 pub use command::{Applied, Command, Loss, Registration, Rejected};
-pub use store::{ApplyError, Closed, Identity, OpenError, Store};
+pub use database::{Identity, OpenError};
+pub use members::{MembershipError, RaftStatus};
+pub use propose::BarrierError;
+pub use raft::{HandleError, NoTransport, RaftRpc, RaftTransport, Unreachable};
+pub use store::{ApplyError, Closed, Store, StoreOptions};
 pub use view::{DeletedTopic, NodeEntry, NodeStatus, TopicEntry, View};

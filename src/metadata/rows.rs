@@ -7,8 +7,8 @@ use sqlx::sqlite::{Sqlite, SqliteConnection, SqliteRow};
 use sqlx::{QueryBuilder, Row, query};
 use uuid::Uuid;
 
+use super::database::Identity;
 use super::state::{Change, Position, State};
-use super::store::Identity;
 use super::view::{DeletedTopic, Key, NodeEntry, TopicEntry};
 use crate::types::{
     BrokerId, LeaderEpoch, NodeId, Offset, Partition, PartitionRecord, Timestamp, TopicId,
@@ -28,12 +28,12 @@ pub(super) enum ReadError {
     Damaged(String),
 }
 
-fn damaged(table: &str, why: impl std::fmt::Display) -> ReadError {
+pub(super) fn damaged(table: &str, why: impl std::fmt::Display) -> ReadError {
     ReadError::Damaged(format!("table {table}: {why}"))
 }
 
 /// CRC-32C over the fields, each preceded by its length so that bytes cannot move between them.
-fn checksum(fields: &[&[u8]]) -> i64 {
+pub(super) fn checksum(fields: &[&[u8]]) -> i64 {
     let crc = fields.iter().fold(0, |crc, field| {
         let crc = crc32c::crc32c_append(crc, &(field.len() as u64).to_le_bytes());
         crc32c::crc32c_append(crc, field)
@@ -41,7 +41,7 @@ fn checksum(fields: &[&[u8]]) -> i64 {
     i64::from(crc)
 }
 
-fn verify(table: &str, row: &SqliteRow, expected: i64) -> Result<(), ReadError> {
+pub(super) fn verify(table: &str, row: &SqliteRow, expected: i64) -> Result<(), ReadError> {
     if row.try_get::<i64, _>("crc")? == expected {
         return Ok(());
     }

@@ -1,101 +1,40 @@
-//! The durable store: one task owns the only connection to the database.
+//! The handle to the metadata: commands go through the Raft log into the database, on one node or
+//! on many.
 //!
-//! Commands that arrive while a transaction runs share the next one (group commit). A command is
-//! answered, and the view that shows it published, only after its transaction is on stable storage.
+//! Commands that arrive while the disk is busy share the next write (group commit). A command is
+//! answered, and the view that shows it published, only after it is committed and on this node's
+//! stable storage.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteLockingMode, SqliteRow,
-    SqliteSynchronous,
-};
-use sqlx::{ConnectOptions, Connection, Row, SqlSafeStr, query};
+use bytes::Bytes;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::Fatal;
+use openraft::impls::BasicNode;
+use openraft::storage::RaftLogStorage;
+use openraft::{Config, Raft, SnapshotPolicy};
+use sqlx::sqlite::SqliteConnectOptions;
 use tokio::sync::{mpsc, oneshot, watch};
-use uuid::Uuid;
 
-use super::command::{Applied, Command, Rejected};
-use super::rows::{self, ReadError};
-use super::state::{Change, State};
+use super::command::Rejected;
+use super::database::{self, Database, Identity, OpenError};
+use super::owner::{Checksum, Message, Owner, Progress};
+use super::raft::{
+    self, HandleError, LogError, LogId, Machine, Membership, Network, NoTransport, Proposal,
+    RaftLog, RaftRpc, RaftTransport, Snapshots, Types,
+};
+use super::state::State;
 use super::view::View;
-use super::wal;
-use crate::types::{BrokerId, Code, Offset, Partition, TopicId};
+use crate::storage::{Disk, StdDisk};
+use crate::types::{BrokerId, Code, NodeId, Offset, Partition, TopicId};
 
 /// Messages that may wait for the owner; whoever sends one more waits for room.
 const MAILBOX: usize = 1024;
-/// Most messages that share one transaction.
-const BATCH: usize = 512;
-/// "PILG": `PRAGMA application_id` of our databases.
-const APPLICATION_ID: i32 = 0x5049_4C47;
-/// Time for a process that is just ending to let go of the database.
-const LOCK_WAIT: Duration = Duration::from_secs(2);
-
-/// Who a data directory is (PROTOCOL N1). Drawn when the database is made, and never changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Identity {
-    /// The cluster to which the directory belongs.
-    pub cluster_id: Uuid,
-    /// The directory itself: a copy or a new disk under the same broker id is told apart by it.
-    pub disk_id: Uuid,
-}
-
-/// Why the metadata could not be opened. Nothing was changed.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Another process has it open.
-    #[error("{} is in use by another process", path.display())]
-    InUse {
-        /// The database.
-        path: PathBuf,
-    },
-    /// A newer version of the program has written it.
-    #[error(
-        "{} was written by a newer version: it is at schema {found}, this version knows up to {known}",
-        path.display()
-    )]
-    NewerSchema {
-        /// The database.
-        path: PathBuf,
-        /// The schema that it has.
-        found: i64,
-        /// The newest schema that this program knows.
-        known: i64,
-    },
-    /// It is a database of some other program.
-    #[error("{} is not a metadata database: its application id is {found:#x}", path.display())]
-    NotOurs {
-        /// The database.
-        path: PathBuf,
-        /// The id that it carries.
-        found: i32,
-    },
-    /// Its contents are not what was written.
-    #[error("{} is damaged: {why}; restore it from a backup", path.display())]
-    Damaged {
-        /// The database.
-        path: PathBuf,
-        /// What is wrong.
-        why: String,
-    },
-    /// It could not be read or written.
-    #[error("opening {}", path.display())]
-    Storage {
-        /// The database.
-        path: PathBuf,
-        /// What went wrong.
-        source: sqlx::Error,
-    },
-    /// Its directory could not be made durable.
-    #[error("syncing the directory of {}", path.display())]
-    Directory {
-        /// The database.
-        path: PathBuf,
-        /// What went wrong.
-        source: std::io::Error,
-    },
-}
+/// Time that a new cluster of one may take until it leads.
+const FIRST_ELECTION: Duration = Duration::from_secs(10);
 
 /// The store is closed, or has stopped after a failure of its disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -108,13 +47,28 @@ pub enum ApplyError {
     /// It breaks a rule. The state is as it was.
     #[error(transparent)]
     Rejected(#[from] Rejected),
-    /// The disk has no room. The state is as it was.
+    /// The leader's disk has no room. The state is as it was.
     #[error("no room on disk for the metadata")]
-    NoSpace(#[source] Arc<sqlx::Error>),
+    NoSpace,
+    /// No leader took the command in time. The state is as it was.
+    #[error("no leader of the metadata was found in time")]
+    NoLeader,
+    /// The command is larger than the log takes. The state is as it was.
+    #[error("a command of {bytes} bytes; at most {max} are allowed")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// What is allowed.
+        max: usize,
+    },
+    /// The command was on its way when the answer was lost or time ran out: it may have been
+    /// applied, or may be yet.
+    #[error("the command may have been applied: {0}")]
+    Unknown(String),
     /// The disk failed. The command may or may not have been applied, which the next start will
     /// tell; the store takes no more commands.
-    #[error("writing the metadata")]
-    Storage(#[source] Arc<sqlx::Error>),
+    #[error("writing the metadata: {0}")]
+    Storage(String),
     /// The store takes no more commands. The state is as it was.
     #[error(transparent)]
     Closed(#[from] Closed),
@@ -125,144 +79,249 @@ impl ApplyError {
     pub fn code(&self) -> Code {
         match self {
             Self::Rejected(rejected) => rejected.code(),
-            Self::NoSpace(_) => Code::InsufficientStorage,
+            Self::NoSpace => Code::InsufficientStorage,
+            Self::TooLarge { .. } => Code::TooLarge,
+            Self::Unknown(_) => Code::Internal,
             Self::Storage(_) => Code::StorageFailed,
-            Self::Closed(_) => Code::NotReady,
+            Self::NoLeader | Self::Closed(_) => Code::NotReady,
         }
     }
 }
 
-enum Message {
-    Apply(Command, oneshot::Sender<Result<Applied, ApplyError>>),
-    Position(
-        BrokerId,
-        String,
-        TopicId,
-        oneshot::Sender<Vec<(Partition, Offset)>>,
-    ),
-    Close(oneshot::Sender<()>),
+/// How a member of a cluster is opened.
+#[derive(Clone)]
+pub struct StoreOptions {
+    /// The way to the other members.
+    pub transport: Arc<dyn RaftTransport>,
+    /// Host and port at which other members reach this one; kept in the membership for people to
+    /// read.
+    pub address: String,
+    /// The disk on which the Raft log lives.
+    pub disk: Arc<dyn Disk>,
+    /// A snapshot is taken after so many entries.
+    pub snapshot_every: u64,
+    /// Bytes on disk below which commands are refused, so that what is committed can be applied.
+    pub reserve: u64,
+    /// After so many entries members compare the hashes of their states.
+    pub checksum_every: u64,
+    /// How long a command may take before its outcome is called unknown.
+    pub deadline: Duration,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            transport: Arc::new(NoTransport),
+            address: String::new(),
+            disk: Arc::new(StdDisk),
+            snapshot_every: 5000,
+            checksum_every: 1000,
+            reserve: 32 << 20,
+            deadline: Duration::from_secs(10),
+        }
+    }
+}
+
+impl std::fmt::Debug for StoreOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StoreOptions")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A handle to the store; clones speak to the same one. It stops when the last is dropped.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Store {
-    identity: Identity,
-    mailbox: mpsc::Sender<Message>,
-    view: watch::Receiver<Arc<View>>,
+    pub(super) inner: Arc<Inner>,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store")
+            .field("node", &self.inner.node)
+            .finish_non_exhaustive()
+    }
+}
+
+pub(super) struct Inner {
+    pub(super) identity: Identity,
+    pub(super) node: NodeId,
+    pub(super) raft: Raft<Types, Machine>,
+    pub(super) owner: mpsc::Sender<Message>,
+    pub(super) view: watch::Receiver<Arc<View>>,
+    pub(super) leader: watch::Receiver<Option<NodeId>>,
+    pub(super) options: StoreOptions,
+    /// Where the Raft log is.
+    pub(super) dir: PathBuf,
 }
 
 impl Store {
-    /// Opens the database at `path`, making it if there is none, and brings it to the newest
-    /// schema. The database stays locked against other processes until the store has stopped.
+    /// Opens the metadata of a node that is alone: the database at `path` and the Raft log beside
+    /// it, both made if there are none. The database stays locked against other processes until
+    /// the store has stopped. Returns once commands are taken.
     ///
     /// # Errors
     /// See [`OpenError`].
     pub async fn open(path: &Path) -> Result<Self, OpenError> {
-        Self::open_with(path, options(path)).await
+        Self::open_alone(path, database::options(path), StoreOptions::default()).await
+    }
+
+    pub(super) async fn open_alone(
+        path: &Path,
+        sqlite: SqliteConnectOptions,
+        options: StoreOptions,
+    ) -> Result<Self, OpenError> {
+        let store = Self::open_with(path, sqlite, options).await?;
+        let failed = |why: String| OpenError::Raft { why };
+        let initialized = store.inner.raft.is_initialized().await;
+        if !initialized.map_err(|error| failed(error.to_string()))? {
+            let begun = store.bootstrap().await;
+            begun.map_err(|error| failed(error.to_string()))?;
+        }
+        let node = u64::from(store.inner.node.0);
+        let leads = store.inner.raft.wait(Some(FIRST_ELECTION));
+        leads
+            .metrics(|metrics| metrics.current_leader == Some(node), "to lead")
+            .await
+            .map_err(|error| failed(error.to_string()))?;
+        // What a crash left committed and not applied is applied before anybody looks.
+        let barrier = store.read_barrier().await;
+        barrier.map_err(|error| failed(error.to_string()))?;
+        Ok(store)
+    }
+
+    /// Opens the metadata of a member of a cluster. One that was never part of any waits to be
+    /// added by [`add_learner`](Self::add_learner) on the leader, or for
+    /// [`bootstrap`](Self::bootstrap).
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub async fn open_member(path: &Path, options: StoreOptions) -> Result<Self, OpenError> {
+        Self::open_with(path, database::options(path), options).await
     }
 
     pub(super) async fn open_with(
         path: &Path,
-        options: SqliteConnectOptions,
+        sqlite: SqliteConnectOptions,
+        options: StoreOptions,
     ) -> Result<Self, OpenError> {
-        let failed = |error| open_error(path, error);
-        check_wal(path).await?;
-        let mut conn = options.connect().await.map_err(failed)?;
-        check_application(path, &mut conn).await?;
-        let health = query("PRAGMA quick_check(1)")
-            .fetch_all(&mut conn)
-            .await
-            .map_err(failed)?;
-        match health
-            .first()
-            .map(|row| row.try_get::<String, _>(0))
-            .transpose()
-            .map_err(failed)?
-            .as_deref()
-        {
-            Some("ok") => {}
-            found => {
-                return Err(OpenError::Damaged {
-                    path: path.into(),
-                    why: found.unwrap_or("no answer").into(),
+        let Database {
+            mut conn,
+            identity,
+            state,
+            progress,
+        } = database::open(path, sqlite).await?;
+        let node = identity.node();
+        let raft_id = u64::from(node.0);
+        let dir = path.with_file_name("raft");
+
+        let opened = {
+            let (disk, dir) = (options.disk.clone(), dir.clone());
+            let open = move || RaftLog::open(disk, &dir, raft_id, raft::SEGMENT);
+            let joined = tokio::task::spawn_blocking(open).await;
+            let opened = joined.map_err(|error| OpenError::Raft {
+                why: error.to_string(),
+            })?;
+            opened.map_err(log_error)?
+        };
+        let (mut log, log_ended) = (opened.log.clone(), opened.ended);
+        let progress = match progress {
+            Some(_) if opened.is_new => {
+                return Err(OpenError::Amnesia {
+                    why: format!(
+                        "{} is gone; this node must not vote any more. Remove it from the cluster \
+                         and let it join again with an empty directory",
+                        dir.display()
+                    ),
                 });
             }
-        }
-        migrate(path, &mut conn).await?;
-        let unreadable = |error| match error {
-            ReadError::Sql(error) => open_error(path, error),
-            ReadError::Damaged(why) => OpenError::Damaged {
-                path: path.into(),
-                why,
-            },
-        };
-        let identity = match rows::read_identity(&mut conn).await.map_err(unreadable)? {
-            Some(identity) => identity,
+            Some(progress) => progress,
             None => {
-                let identity = Identity {
-                    cluster_id: Uuid::new_v4(),
-                    disk_id: Uuid::new_v4(),
-                };
-                rows::write_identity(&mut conn, &identity)
+                let progress = adopt(&mut log, &state, raft_id, &options.address).await?;
+                raft::write_progress(&mut conn, &progress)
                     .await
-                    .map_err(failed)?;
-                identity
+                    .map_err(|source| OpenError::Storage {
+                        path: path.into(),
+                        source,
+                    })?;
+                progress
             }
         };
-        let state = rows::read_state(&mut conn).await.map_err(unreadable)?;
-        sync_directory(path)
-            .await
-            .map_err(|source| OpenError::Directory {
-                path: path.into(),
-                source,
-            })?;
+        let voters: Vec<u64> = progress.membership.voter_ids().collect();
 
-        let (mailbox, messages) = mpsc::channel(MAILBOX);
-        let (publish, view) = watch::channel(Arc::new(state.view.clone()));
-        tokio::spawn(
-            Owner {
-                conn,
-                state,
-                publish,
-            }
-            .run(messages),
-        );
-        Ok(Self {
+        let (owner, messages) = mpsc::channel(MAILBOX);
+        let (task, news) = Owner::new(conn, state, progress, options.checksum_every, log_ended);
+        tokio::spawn(task.run(messages));
+        let snapshots = Snapshots {
+            disk: options.disk.clone(),
+            dir: dir.clone(),
+        };
+        let machine = Machine::new(owner.clone(), snapshots);
+        let network = Network {
+            own: raft_id,
+            transport: options.transport.clone(),
+        };
+        let failed = |why: String| OpenError::Raft { why };
+        let config = config(&options).map_err(|error| failed(error.to_string()))?;
+        let raft = Raft::new(raft_id, Arc::new(config), network, log, machine).await;
+        let raft = raft.map_err(|error| failed(error.to_string()))?;
+
+        let (lead, leader) = watch::channel(None);
+        let inner = Arc::new(Inner {
             identity,
-            mailbox,
-            view,
-        })
+            node,
+            raft,
+            owner: owner.clone(),
+            view: news.view,
+            leader,
+            options,
+            dir,
+        });
+        tokio::spawn(supervise(
+            Arc::downgrade(&inner),
+            owner,
+            lead,
+            news.checksum,
+        ));
+        if voters == [raft_id] {
+            // Nobody else can be elected: there is nothing to wait for.
+            inner.raft.trigger().elect(false).await.ok();
+        }
+        Ok(Self { inner })
     }
 
     /// Who this data directory is.
     pub fn identity(&self) -> Identity {
-        self.identity
+        self.inner.identity
     }
 
-    /// Applies a command. Once this returns `Ok`, the change survives a power cut and the view
-    /// shows it. Dropping the future does not take the command back.
-    ///
-    /// # Errors
-    /// See [`ApplyError`]; only [`ApplyError::Storage`] leaves open what happened.
-    pub async fn apply(&self, command: Command) -> Result<Applied, ApplyError> {
-        let (reply, answer) = oneshot::channel();
-        self.mailbox
-            .send(Message::Apply(command, reply))
-            .await
-            .map_err(|_| Closed)?;
-        answer.await.unwrap_or(Err(ApplyError::Closed(Closed)))
+    /// The node that lives in it.
+    pub fn node(&self) -> NodeId {
+        self.inner.node
     }
 
     /// The newest view, and word of each change of nodes, topics or partitions. Changed positions
     /// alone wake nobody.
     pub fn view(&self) -> watch::Receiver<Arc<View>> {
-        let mut view = self.view.clone();
+        let mut view = self.inner.view.clone();
         view.mark_unchanged();
         view
     }
 
+    /// The leader of the metadata, as far as this node knows.
+    pub fn leader(&self) -> watch::Receiver<Option<NodeId>> {
+        self.inner.leader.clone()
+    }
+
+    /// Whether this node leads the metadata, as far as it knows: another may by now.
+    pub fn is_leader(&self) -> bool {
+        *self.inner.leader.borrow() == Some(self.inner.node)
+    }
+
     /// Where a group stands in a topic, by partition; a partition in which it has no position is
-    /// left out. What was acknowledged before the call is seen by it.
+    /// left out. What this node acknowledged before the call is seen by it; what others did, after
+    /// a [`read_barrier`](Self::read_barrier).
     ///
     /// # Errors
     /// [`Closed`] when the store has stopped: not the same as having no position.
@@ -274,15 +333,29 @@ impl Store {
     ) -> Result<Vec<(Partition, Offset)>, Closed> {
         let (reply, answer) = oneshot::channel();
         let message = Message::Position(broker.clone(), group.to_owned(), topic_id, reply);
-        self.mailbox.send(message).await.map_err(|_| Closed)?;
+        self.inner.owner.send(message).await.map_err(|_| Closed)?;
         answer.await.map_err(|_| Closed)
+    }
+
+    /// Answers a request that another member's transport has carried here.
+    ///
+    /// # Errors
+    /// See [`HandleError`].
+    pub async fn handle(&self, rpc: RaftRpc, body: Bytes) -> Result<Bytes, HandleError> {
+        match rpc {
+            RaftRpc::Propose => self.handle_propose(&body).await,
+            RaftRpc::ReadIndex => self.handle_read_index().await,
+            rpc => raft::handle(&self.inner.raft, rpc, &body).await,
+        }
     }
 
     /// Applies what is waiting, folds the write-ahead log into the database and closes it, for
     /// all handles. What comes later is refused with [`Closed`].
     pub async fn close(self) {
+        // It reports no error that would change what is to be done.
+        self.inner.raft.shutdown().await.ok();
         let (reply, answer) = oneshot::channel();
-        if self.mailbox.send(Message::Close(reply)).await.is_ok() {
+        if self.inner.owner.send(Message::Close(reply)).await.is_ok() {
             // An error means that the store stopped by itself: it is closed all the same.
             answer.await.ok();
         }
@@ -292,287 +365,127 @@ impl Store {
     /// Waits until the store takes no more commands: because it was closed, or because its disk
     /// failed, after which the node cannot go on.
     pub async fn stopped(&self) {
-        self.mailbox.closed().await;
+        self.inner.owner.closed().await;
     }
 }
 
-/// How the database is opened.
-pub(super) fn options(path: &Path) -> SqliteConnectOptions {
-    SqliteConnectOptions::new()
-        .filename(path)
-        .create_if_missing(true)
-        .busy_timeout(LOCK_WAIT)
-        // Two processes on one directory would tear its logs apart; the lock dies with its process.
-        .locking_mode(SqliteLockingMode::Exclusive)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Full)
-        .foreign_keys(true)
-        .pragma("cell_size_check", "ON")
-        .pragma("journal_size_limit", "4194304")
-        .pragma("trusted_schema", "OFF")
-        .disable_statement_logging()
-}
-
-pub(super) fn migrations() -> Migrator {
-    let files = [
-        (
-            1,
-            "metadata",
-            include_str!("../../migrations/0001_metadata.sql"),
-        ),
-        (
-            2,
-            "cluster",
-            include_str!("../../migrations/0002_cluster.sql"),
-        ),
-    ];
-    Migrator::with_migrations(
-        files
-            .into_iter()
-            .map(|(version, name, sql)| {
-                Migration::new(
-                    version,
-                    name.into(),
-                    MigrationType::Simple,
-                    sql.into_sql_str(),
-                    false,
-                )
-            })
-            .collect(),
-    )
-}
-
-async fn check_wal(path: &Path) -> Result<(), OpenError> {
-    let mut wal = path.as_os_str().to_owned();
-    wal.push("-wal");
-    match tokio::fs::read(wal).await {
-        Ok(bytes) => wal::check(&bytes).map_err(|why| OpenError::Damaged {
-            path: path.into(),
-            why,
-        }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(OpenError::Storage {
-            path: path.into(),
-            source: error.into(),
-        }),
+fn log_error(error: LogError) -> OpenError {
+    let why = error.to_string();
+    match error {
+        LogError::Amnesia { .. } => OpenError::Amnesia { why },
+        LogError::Damaged { .. } => OpenError::RaftLog { why },
+        LogError::Storage { dir, source } => OpenError::Directory { path: dir, source },
     }
 }
 
-async fn check_application(path: &Path, conn: &mut SqliteConnection) -> Result<(), OpenError> {
-    let number = |row: SqliteRow| row.try_get::<i32, _>(0);
-    let failed = |error| open_error(path, error);
-    let found = query("PRAGMA application_id")
-        .fetch_one(&mut *conn)
-        .await
-        .and_then(number)
-        .map_err(failed)?;
-    if found == APPLICATION_ID {
-        return Ok(());
-    }
-    // A first start that was cut short leaves the table of migrations and nothing else.
-    let tables = query("SELECT count(*) FROM sqlite_schema WHERE tbl_name <> '_sqlx_migrations'")
-        .fetch_one(conn)
-        .await
-        .and_then(number)
-        .map_err(failed)?;
-    if found == 0 && tables == 0 {
-        Ok(())
-    } else {
-        Err(OpenError::NotOurs {
-            path: path.into(),
-            found,
-        })
-    }
-}
-
-async fn migrate(path: &Path, conn: &mut SqliteConnection) -> Result<(), OpenError> {
-    let migrator = migrations();
-    let known = migrator
-        .iter()
-        .map(|migration| migration.version)
-        .max()
-        .unwrap_or(0);
-    migrator
-        .run_direct(None, conn, false)
-        .await
-        .map_err(|error| match error {
-            MigrateError::VersionMissing(found) if known < found => OpenError::NewerSchema {
-                path: path.into(),
-                found,
-                known,
-            },
-            MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
-                open_error(path, error)
-            }
-            error => OpenError::Damaged {
-                path: path.into(),
-                why: error.to_string(),
-            },
-        })
-}
-
-fn open_error(path: &Path, error: sqlx::Error) -> OpenError {
-    let path = path.to_owned();
-    match primary_code(&error) {
-        Some(SQLITE_BUSY | SQLITE_LOCKED) => OpenError::InUse { path },
-        Some(SQLITE_CORRUPT | SQLITE_NOTADB) => OpenError::Damaged {
-            path,
-            why: error.to_string(),
-        },
-        _ => OpenError::Storage {
-            path,
-            source: error,
-        },
-    }
-}
-
-const SQLITE_BUSY: u32 = 5;
-const SQLITE_LOCKED: u32 = 6;
-const SQLITE_CORRUPT: u32 = 11;
-const SQLITE_FULL: u32 = 13;
-const SQLITE_NOTADB: u32 = 26;
-
-/// SQLite's own code for an error, without the extension in its upper bits.
-fn primary_code(error: &sqlx::Error) -> Option<u32> {
-    let extended = error.as_database_error()?.code()?.parse::<u32>().ok()?;
-    Some(extended & 0xff)
-}
-
-/// Makes a new database's directory entry durable.
-async fn sync_directory(path: &Path) -> std::io::Result<()> {
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
+/// How far a database has come that has never seen a Raft log. One with something in it is that
+/// of a node that was alone: its state becomes what the log begins with.
+async fn adopt(
+    log: &mut RaftLog,
+    state: &State,
+    node: u64,
+    address: &str,
+) -> Result<Progress, OpenError> {
+    let failed = |source: std::io::Error| OpenError::Raft {
+        why: source.to_string(),
     };
-    tokio::fs::File::open(directory).await?.sync_all().await
+    let base = LogId::new_term_index(0, 0);
+    let found = log.get_log_state().await.map_err(failed)?;
+    match (found.last_purged_log_id, found.last_log_id) {
+        (None, None) if *state == State::default() => return Ok(Progress::default()),
+        (None, None) => log.purge(base).await.map_err(failed)?,
+        // A start that was cut short right here.
+        (Some(purged), Some(last)) if purged == base && last == base => {}
+        _ => {
+            return Err(OpenError::RaftLog {
+                why: "the database that belongs to the Raft log is gone".into(),
+            });
+        }
+    }
+    let voters = vec![[node].into()];
+    let nodes = BTreeMap::from([(node, BasicNode::new(address))]);
+    let membership = openraft::Membership::new(voters, nodes);
+    let membership = membership.map_err(|error| OpenError::Raft {
+        why: error.to_string(),
+    })?;
+    Ok(Progress {
+        applied: Some(base),
+        membership: Membership::new(Some(base), membership),
+        diverged: false,
+    })
 }
 
-/// The task that owns the database. Invariant between batches: `state`, the database and the
-/// published view say the same.
-struct Owner {
-    conn: SqliteConnection,
-    state: State,
-    publish: watch::Sender<Arc<View>>,
+fn config(options: &StoreOptions) -> Result<Config, openraft::ConfigError> {
+    Config {
+        cluster_name: "pilgrimage".into(),
+        heartbeat_interval: 100,
+        election_timeout_min: 400,
+        election_timeout_max: 800,
+        install_snapshot_timeout: 60_000,
+        max_payload_entries: 64,
+        max_append_entries: Some(512),
+        replication_lag_threshold: options.snapshot_every,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(options.snapshot_every),
+        max_in_snapshot_log_to_keep: options.snapshot_every / 5,
+        // A node that was cut off must not depose a leader that others can reach.
+        enable_pre_vote: Some(true),
+        // A leader that comes back asks again whether it still is one, as in the paper.
+        enable_leader_restore: Some(false),
+        ..Config::default()
+    }
+    .validate()
 }
 
-impl Owner {
-    async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
-        let mut batch = Vec::with_capacity(BATCH);
-        let mut closing = Vec::new();
-        while closing.is_empty() && 0 < messages.recv_many(&mut batch, BATCH).await {
-            if let Err(error) = self.handle(&mut batch, &mut closing).await {
-                tracing::error!(%error, "the metadata store has failed and takes no more commands");
-                return;
-            }
-        }
-        messages.close();
-        while 0 < messages.recv_many(&mut batch, BATCH).await {
-            if let Err(error) = self.handle(&mut batch, &mut closing).await {
-                tracing::error!(%error, "the metadata store has failed while closing");
-                return;
-            }
-        }
-        // The log is replayed on the next start if this fails; nothing is lost.
-        if let Err(error) = query("PRAGMA wal_checkpoint(TRUNCATE)")
-            .execute(&mut self.conn)
-            .await
-        {
-            tracing::warn!(%error, "the metadata's write-ahead log was left behind");
-        }
-        self.conn.close().await.ok();
-        drop(messages);
-        for reply in closing {
-            reply.send(()).ok();
-        }
-    }
-
-    /// Handles a batch in one transaction, answering everyone after it. An error means that the
-    /// state of the database is unknown.
-    async fn handle(
-        &mut self,
-        batch: &mut Vec<Message>,
-        closing: &mut Vec<oneshot::Sender<()>>,
-    ) -> Result<(), Arc<sqlx::Error>> {
-        let mut changes = Vec::new();
-        let mut answers = Vec::new();
-        let mut asked = Vec::new();
-        let before = self.state.view.clone();
-        for message in batch.drain(..) {
-            match message {
-                Message::Apply(command, reply) => {
-                    answers.push((self.state.apply(&command, &mut changes), reply))
+/// Tells who leads, proposes checksums while this node does (M4), and closes the store when Raft
+/// has failed. Ends with Raft.
+async fn supervise(
+    store: Weak<Inner>,
+    owner: mpsc::Sender<Message>,
+    lead: watch::Sender<Option<NodeId>>,
+    mut checksums: watch::Receiver<Option<Checksum>>,
+) {
+    let Some(mut metrics) = store.upgrade().map(|inner| inner.raft.metrics()) else {
+        return;
+    };
+    loop {
+        // Copied out: holding the borrow would hold up Raft.
+        let (leader, state) = {
+            let metrics = metrics.borrow_watched();
+            (metrics.current_leader, metrics.running_state.clone())
+        };
+        let leader = leader.and_then(|id| u32::try_from(id).ok()).map(NodeId);
+        lead.send_if_modified(|known| std::mem::replace(known, leader) != leader);
+        if let Err(fatal) = state {
+            lead.send_replace(None);
+            if !matches!(fatal, Fatal::Stopped) {
+                tracing::error!(error = %fatal, "Raft has failed; the metadata store stops");
+                let (reply, closed) = oneshot::channel();
+                drop(store);
+                if owner.send(Message::Close(reply)).await.is_ok() {
+                    closed.await.ok();
                 }
-                Message::Position(broker, group, topic, reply) => {
-                    asked.push((broker, group, topic, reply))
-                }
-                Message::Close(reply) => closing.push(reply),
             }
-        }
-        if before.applied != self.state.view.applied
-            && let Err(error) = self.commit(&changes).await
-        {
-            let error = Arc::new(error);
-            let full = primary_code(&error) == Some(SQLITE_FULL);
-            // Rejections too: they may rest on a command that is now undone.
-            for (_, reply) in answers {
-                let error = error.clone();
-                let error = if full {
-                    ApplyError::NoSpace(error)
-                } else {
-                    ApplyError::Storage(error)
-                };
-                reply.send(Err(error)).ok();
-            }
-            if !full {
-                return Err(error);
-            }
-            self.reload().await?;
-        } else {
-            self.publish(&before);
-            for (answer, reply) in answers {
-                reply.send(answer.map_err(ApplyError::Rejected)).ok();
-            }
-        }
-        for (broker, group, topic, reply) in asked {
-            reply
-                .send(self.state.positions(&broker, &group, topic))
-                .ok();
-        }
-        Ok(())
-    }
-
-    async fn commit(&mut self, changes: &[Change]) -> Result<(), sqlx::Error> {
-        // Plain statements, not sqlx's transaction: SQLite rolls back by itself when the disk is
-        // full, and sqlx would go on counting a transaction that is no more.
-        query("BEGIN IMMEDIATE").execute(&mut self.conn).await?;
-        rows::write_changes(&mut self.conn, changes).await?;
-        rows::write_progress(&mut self.conn, &self.state).await?;
-        query("COMMIT").execute(&mut self.conn).await?;
-        Ok(())
-    }
-
-    /// Goes back to what the database says, after a transaction that did not commit.
-    async fn reload(&mut self) -> Result<(), Arc<sqlx::Error>> {
-        // An error means that SQLite has rolled back already; if not, the next BEGIN fails.
-        query("ROLLBACK").execute(&mut self.conn).await.ok();
-        self.state = rows::read_state(&mut self.conn)
-            .await
-            .map_err(|error| match error {
-                ReadError::Sql(error) => Arc::new(error),
-                ReadError::Damaged(why) => Arc::new(sqlx::Error::Decode(why.into())),
-            })?;
-        Ok(())
-    }
-
-    fn publish(&self, before: &View) {
-        let view = self.state.view.clone();
-        let wake = !view.untouched_since(before);
-        if before.applied == view.applied {
             return;
         }
-        self.publish.send_if_modified(|published| {
-            *published = Arc::new(view);
-            wake
-        });
+        tokio::select! {
+            changed = metrics.changed() => {
+                if changed.is_err() {
+                    lead.send_replace(None);
+                    return;
+                }
+            }
+            Ok(()) = checksums.changed() => {
+                let newest = *checksums.borrow_and_update();
+                let Some((inner, Checksum { index, hash })) = store.upgrade().zip(newest) else {
+                    continue;
+                };
+                if leader == Some(inner.node) {
+                    let version = env!("CARGO_PKG_VERSION").to_owned();
+                    let proposal = Proposal::Checksum { version, index, hash };
+                    // Another comes after the next thousand entries.
+                    inner.raft.client_write_ff(proposal, None).await.ok();
+                }
+            }
+        }
     }
 }

@@ -199,7 +199,9 @@ impl RaftLogStorage<Types> for RaftLog {
             let mut memory = self.memory();
             let from = last_log_id.map_or(0, |last| last.index + 1);
             memory.entries.split_off(&from);
-            memory.last = last_log_id;
+            if memory.last.is_some_and(|own| from <= own.index) {
+                memory.last = last_log_id;
+            }
         }
         self.write(Record::Truncate(last_log_id)).await
     }

@@ -2,12 +2,17 @@
 //!
 //! openraft decides; what it decides on is kept here, in a log of our own: `record` is the format
 //! of the files, `recovery` reads them, `writer` writes them, `guard` tells whether they are all
-//! there, and `log` is what openraft sees of them.
+//! there, and `log` is what openraft sees of them. `machine`, `snapshot` and `rows` are its way to
+//! the state, `network` that to other nodes.
 
 mod guard;
 mod log;
+mod machine;
+mod network;
 mod record;
 mod recovery;
+mod rows;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -21,8 +26,13 @@ use uuid::Uuid;
 
 use super::command::Command;
 
-pub(super) use log::{Opened, RaftLog};
+pub(super) use log::RaftLog;
+pub(super) use machine::Machine;
+pub use network::{HandleError, NoTransport, RaftRpc, RaftTransport, Unreachable};
+pub(super) use network::{Network, decode, encode, handle};
 pub(super) use recovery::OpenError as LogError;
+pub(super) use rows::{delete_state, read_progress, write_progress};
+pub(super) use snapshot::Snapshots;
 
 openraft::declare_raft_types!(
     /// What openraft is told about us. One leader per term, as in the paper, so that a term names
@@ -33,6 +43,8 @@ openraft::declare_raft_types!(
         LeaderId = leader_id_std::LeaderId<Self::Term, Self::NodeId>,
 );
 
+/// Most bytes of a proposal: an answer to a follower may carry many.
+pub(super) const MAX_PROPOSAL: usize = 1 << 20;
 /// Bytes of a file of the log.
 pub(super) const SEGMENT: u64 = 8 << 20;
 

@@ -56,16 +56,20 @@ impl Contents {
             Record::Vote(vote) => self.vote = Some(vote),
             Record::Entry(entry) => {
                 let log_id = entry.log_id;
-                if log_id.index != self.last.map_or(0, |last| last.index + 1) {
+                // A log may begin anywhere.
+                if self.last.is_some_and(|last| last.index + 1 != log_id.index) {
                     return false;
                 }
                 self.last = Some(log_id);
                 self.entries.insert(log_id.index, entry);
             }
             Record::Truncate(last) => {
-                self.entries
-                    .split_off(&last.map_or(0, |last| last.index + 1));
-                self.last = last;
+                let from = last.map_or(0, |last| last.index + 1);
+                self.entries.split_off(&from);
+                // Entries that are not there cannot be cut off, nor do they come to be.
+                if self.last.is_some_and(|own| from <= own.index) {
+                    self.last = last;
+                }
             }
             Record::Purge(upto) => {
                 self.entries = self.entries.split_off(&(upto.index + 1));
@@ -87,14 +91,6 @@ impl Contents {
             last: self.last,
         }
     }
-
-    /// Whether every entry after the purged ones is there.
-    fn is_complete(&self) -> bool {
-        let next = |id: Option<LogId>| id.map_or(0, |id| id.index + 1);
-        let first = self.entries.keys().next().copied();
-        let count = next(self.last).saturating_sub(next(self.purged));
-        self.entries.len() as u64 == count && first.is_none_or(|first| first == next(self.purged))
-    }
 }
 
 /// An opened log.
@@ -114,6 +110,8 @@ struct Walk {
     /// Where the last whole record ends: file and position in it.
     end: Option<(u64, usize)>,
     checksum: Option<u32>,
+    /// The last entry before the first file; it must be purged.
+    before: Option<LogId>,
     reached: bool,
     stop: Option<Stop>,
 }
@@ -158,7 +156,8 @@ pub(super) fn open(
     if !walk.reached {
         return Err(loss(dir, &walk, mark));
     }
-    if !walk.contents.is_complete() {
+    let index = |id: Option<LogId>| id.map(|id| id.index);
+    if index(walk.contents.purged) < index(walk.before) {
         return Err(OpenError::Damaged {
             dir: dir.into(),
             why: "entries before those that are there are gone".into(),
@@ -250,6 +249,7 @@ fn walk(
         segments: Vec::new(),
         end: None,
         checksum: None,
+        before: None,
         reached: false,
         stop: None,
     };
@@ -313,6 +313,7 @@ impl Walk {
                         self.contents.vote = head.vote;
                         self.contents.purged = head.purged;
                         self.contents.last = head.last;
+                        self.before = head.last;
                     }
                     head == self.contents.head(number, node)
                 }

@@ -2,13 +2,6 @@
 
 mod nodes;
 mod partitions;
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "taken and compared where Raft orders the commands"
-    )
-)]
 pub(super) mod snapshot;
 mod topics;
 

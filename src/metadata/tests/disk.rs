@@ -1,6 +1,9 @@
 //! What survives: restarts, crashes, full disks, damaged and foreign files.
 
+use std::time::Duration;
+
 use super::*;
+use crate::storage::tests::sim::{Faults, SimDisk};
 
 #[tokio::test]
 async fn reopening_gives_the_same_view_positions_and_identity() {
@@ -27,11 +30,8 @@ async fn what_was_acknowledged_survives_a_killed_process() {
     for command in history() {
         store.apply(command).await.ok();
     }
-    // What a dead process leaves: the files as they are, nothing folded, nothing closed.
-    for file in std::fs::read_dir(place.directory.path()).unwrap() {
-        let file = file.unwrap();
-        std::fs::copy(file.path(), image.directory.path().join(file.file_name())).unwrap();
-    }
+    // The files as they are, nothing folded, nothing closed.
+    copy(place.directory.path(), image.directory.path());
     assert!(
         image
             .directory
@@ -75,10 +75,46 @@ async fn a_closed_store_says_so_instead_of_forgetting() {
 }
 
 #[tokio::test]
-async fn a_full_disk_refuses_and_the_state_stays_as_it_was() {
+async fn a_disk_that_is_nearly_full_refuses_and_the_state_stays_as_it_was() {
     let place = Place::new();
-    let settings = options(&place.path()).pragma("max_page_count", "40");
-    let store = Store::open_with(&place.path(), settings).await.unwrap();
+    let disk = SimDisk::default();
+    let members = StoreOptions {
+        disk: Arc::new(disk.clone()),
+        ..StoreOptions::default()
+    };
+    let sqlite = options(&place.path());
+    let store = Store::open_alone(&place.path(), sqlite, members)
+        .await
+        .unwrap();
+    store.apply(register(1, 1)).await.unwrap();
+    store.apply(activate(1, 1)).await.unwrap();
+    let view = current(&store);
+
+    let quota = |quota| Faults {
+        quota,
+        ..Faults::default()
+    };
+    disk.set_faults(quota(Some(32 << 20)));
+    let refused = store.apply(create("a", 1)).await.unwrap_err();
+    assert!(matches!(&refused, ApplyError::NoSpace), "{refused:?}");
+    assert_eq!(refused.code(), Code::InsufficientStorage);
+    assert_eq!(current(&store), view);
+
+    disk.set_faults(quota(None));
+    store.apply(create("a", 1)).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_agreed_on_when_the_disk_is_full_is_applied_once_there_is_room() {
+    let place = Place::new();
+    let members = || StoreOptions {
+        deadline: Duration::from_millis(500),
+        ..StoreOptions::default()
+    };
+    let sqlite = options(&place.path()).pragma("max_page_count", "40");
+    let store = Store::open_alone(&place.path(), sqlite, members())
+        .await
+        .unwrap();
     store.apply(register(1, 1)).await.unwrap();
     store.apply(activate(1, 1)).await.unwrap();
     store.apply(create("first", 0)).await.unwrap();
@@ -93,21 +129,18 @@ async fn a_full_disk_refuses_and_the_state_stays_as_it_was() {
             Err(error) => break error,
         }
     };
-    assert!(matches!(&refused, ApplyError::NoSpace(_)), "{refused:?}");
-    assert_eq!(refused.code(), Code::InsufficientStorage);
-    assert_eq!(current(&store).topic_count(), made as usize);
-
-    // What needs no room still goes through.
-    store.apply(set_position("g", 0, 0, 2)).await.unwrap();
+    assert!(matches!(&refused, ApplyError::Unknown(_)), "{refused:?}");
     let view = current(&store);
-    store.close().await;
-    let store = place.open().await;
-    assert_eq!(current(&store), view);
+    assert_eq!(view.topic_count(), made as usize);
     assert_eq!(
         store.position(&broker(), "g", id(0)).await,
-        Ok(vec![(Partition(0), Offset(2))])
+        Ok(vec![(Partition(0), Offset(1))])
     );
-    store.apply(create("small", made)).await.unwrap();
+    store.close().await;
+
+    let store = place.open().await;
+    assert_eq!(current(&store).topic_count(), made as usize + 1);
+    store.apply(create("small", made + 1)).await.unwrap();
 }
 
 #[tokio::test]
@@ -130,7 +163,7 @@ async fn a_database_of_a_newer_version_is_refused() {
          VALUES (7, 'later', 1, x'00', 0)",
     )
     .await;
-    let known = 2;
+    let known = 3;
     assert_eq!(
         refusal(&place.path()).await,
         format!(
@@ -171,6 +204,7 @@ async fn a_first_start_that_was_cut_short_is_finished() {
         "topics",
         "deleted_holders",
         "deleted_topics",
+        "raft",
     ] {
         sqlx::query(sqlx::AssertSqlSafe(format!("DROP TABLE {table}")))
             .execute(&mut conn)
@@ -186,6 +220,7 @@ async fn a_first_start_that_was_cut_short_is_finished() {
         .await
         .unwrap();
     conn.close().await.unwrap();
+    std::fs::remove_dir_all(place.directory.path().join("raft")).unwrap();
     let store = place.open_active().await;
     store.apply(create("a", 1)).await.unwrap();
 }
@@ -254,11 +289,12 @@ async fn damaged_files_are_refused_or_harmless_and_never_panic() {
     );
 
     // One flipped bit in each stretch of every page. What opens must say what was written.
-    let image = Place::new();
     let mut refused = 0;
-    for at in (0..whole.len()).step_by(251) {
+    for at in (0..whole.len()).step_by(1009) {
         let mut bytes = whole.clone();
         bytes[at] ^= 1 << (at % 8);
+        let image = Place::new();
+        copy(place.directory.path(), image.directory.path());
         std::fs::write(image.path(), bytes).unwrap();
         match Store::open(&image.path()).await {
             Ok(store) => {
@@ -273,29 +309,32 @@ async fn damaged_files_are_refused_or_harmless_and_never_panic() {
         }
     }
     assert_ne!(refused, 0);
+    let image = Place::new();
     std::fs::write(image.path(), &whole[..whole.len() / 2]).unwrap();
     assert!(refusal(&image.path()).await.contains(" is damaged: "));
 }
 
-/// The files of a running store, as a dead process leaves them.
-async fn image_of_a_dead_process(commands: &[Command]) -> (Vec<u8>, Vec<u8>, Arc<View>) {
-    let place = Place::new();
+/// The files of a running store, as a dead process leaves them; the length of the write-ahead log
+/// when the store was opened; and what it showed at the end.
+async fn image_of_a_dead_process(commands: &[Command]) -> (Place, usize, Arc<View>) {
+    let (place, image) = (Place::new(), Place::new());
     let store = place.open().await;
+    let opened = std::fs::metadata(wal_of(&place)).unwrap().len() as usize;
     for command in commands {
         store.apply(command.clone()).await.ok();
     }
-    let wal = place.directory.path().join("metadata.db-wal");
-    let image = (
-        std::fs::read(place.path()).unwrap(),
-        std::fs::read(wal).unwrap(),
-    );
-    (image.0, image.1, current(&store))
+    copy(place.directory.path(), image.directory.path());
+    (image, opened, current(&store))
 }
 
-async fn open_image(database: &[u8], wal: &[u8]) -> Result<Arc<View>, OpenError> {
+fn wal_of(place: &Place) -> PathBuf {
+    place.directory.path().join("metadata.db-wal")
+}
+
+async fn open_image(image: &Place, wal: &[u8]) -> Result<Arc<View>, OpenError> {
     let place = Place::new();
-    std::fs::write(place.path(), database).unwrap();
-    std::fs::write(place.directory.path().join("metadata.db-wal"), wal).unwrap();
+    copy(image.directory.path(), place.directory.path());
+    std::fs::write(wal_of(&place), wal).unwrap();
     let store = Store::open(&place.path()).await?;
     let view = current(&store);
     store.close().await;
@@ -303,67 +342,86 @@ async fn open_image(database: &[u8], wal: &[u8]) -> Result<Arc<View>, OpenError>
 }
 
 #[tokio::test]
-async fn a_damaged_write_ahead_log_loses_no_more_than_a_torn_one() {
-    let (database, wal, view) = image_of_a_dead_process(&history()).await;
-    assert_eq!(open_image(&database, &wal).await.unwrap(), view);
+async fn a_damaged_write_ahead_log_is_refused_or_made_good_by_the_raft_log() {
+    let (image, opened, view) = image_of_a_dead_process(&history()).await;
+    let wal = std::fs::read(wal_of(&image)).unwrap();
+    assert_eq!(open_image(&image, &wal).await.unwrap(), view);
 
-    let (mut refused, mut shortened) = (0, 0);
-    for at in (0..wal.len()).step_by(509) {
+    let mut refused = 0;
+    for at in (0..wal.len()).step_by(2503) {
         let mut bytes = wal.clone();
         bytes[at] ^= 1 << (at % 8);
-        match open_image(&database, &bytes).await {
+        match open_image(&image, &bytes).await {
+            Ok(found) => assert_eq!(found, view, "byte {at}"),
             Err(OpenError::Damaged { why, .. }) => {
                 assert!(why.contains("write-ahead log"), "byte {at}: {why}");
                 refused += 1;
             }
+            // What came before the Raft log is not in it.
+            Err(OpenError::RaftLog { .. }) if at < opened => refused += 1,
             Err(other) => panic!("byte {at}: {other:?}"),
-            Ok(opened) if opened == view => {}
-            Ok(opened) => {
-                assert!(
-                    view.applied <= opened.applied + 2,
-                    "byte {at} lost {:?}",
-                    opened.applied
-                );
-                shortened += 1;
-            }
         }
     }
-    assert!(
-        shortened < refused,
-        "{shortened} opened short, {refused} refused"
+    assert_ne!(refused, 0);
+}
+
+#[tokio::test]
+async fn a_torn_write_ahead_log_loses_nothing_that_the_raft_log_has() {
+    let (image, opened, view) = image_of_a_dead_process(&history()).await;
+    let wal = std::fs::read(wal_of(&image)).unwrap();
+    for length in (opened..=wal.len()).step_by(20_011).chain([wal.len()]) {
+        assert_eq!(
+            open_image(&image, &wal[..length]).await.unwrap(),
+            view,
+            "{length}"
+        );
+        // A crash may also leave zeros where the end of the last transaction was to be.
+        let mut zeros = wal[..length].to_vec();
+        zeros.resize(wal.len(), 0);
+        assert_eq!(
+            open_image(&image, &zeros).await.unwrap(),
+            view,
+            "{length} bytes, then zeros"
+        );
+    }
+}
+
+#[tokio::test]
+async fn m3_a_node_whose_raft_log_is_gone_does_not_start() {
+    let place = Place::new();
+    place.open().await.close().await;
+    let dir = place.directory.path().join("raft");
+    std::fs::remove_dir_all(&dir).unwrap();
+    let refused = Store::open(&place.path()).await.unwrap_err();
+    assert!(matches!(refused, OpenError::Amnesia { .. }), "{refused:?}");
+    assert_eq!(
+        refused.to_string(),
+        format!(
+            "{} is gone; this node must not vote any more. Remove it from the cluster and let it \
+             join again with an empty directory",
+            dir.display()
+        )
     );
 }
 
 #[tokio::test]
-async fn a_torn_write_ahead_log_opens_with_what_is_whole() {
-    let (database, wal, view) = image_of_a_dead_process(&history()).await;
-    let mut applied = 0;
-    for length in (0..=wal.len()).step_by(5003).chain([wal.len()]) {
-        let opened = open_image(&database, &wal[..length]).await.unwrap();
-        assert!(
-            applied <= opened.applied,
-            "{length} bytes show less than fewer did"
-        );
-        applied = opened.applied;
-
-        // A crash may also leave zeros where the end of the last transaction was to be.
-        let mut zeros = wal[..length].to_vec();
-        zeros.resize(wal.len(), 0);
-        if 32 <= length {
-            assert_eq!(
-                open_image(&database, &zeros).await.unwrap(),
-                opened,
-                "{length} bytes, then zeros"
-            );
-        }
-    }
-    assert_eq!(applied, view.applied);
+async fn n8_the_raft_log_of_another_directory_is_refused() {
+    let (place, other) = (Place::new(), Place::new());
+    place.open().await.close().await;
+    other.open().await.close().await;
+    std::fs::copy(other.path(), place.path()).unwrap();
+    let refused = Store::open(&place.path()).await.unwrap_err();
+    assert!(matches!(refused, OpenError::RaftLog { .. }), "{refused:?}");
+    // And one without a database.
+    std::fs::remove_file(place.path()).unwrap();
+    let refused = Store::open(&place.path()).await.unwrap_err();
+    assert!(matches!(refused, OpenError::RaftLog { .. }), "{refused:?}");
 }
 
 #[test]
 fn a_migration_never_changes_once_it_is_there() {
     // Databases in the field remember what was run on them. Add a migration instead.
-    let migrations = store::migrations();
+    let migrations = database::migrations();
     let found: Vec<_> = migrations
         .iter()
         .map(|migration| {
@@ -373,7 +431,10 @@ fn a_migration_never_changes_once_it_is_there() {
             )
         })
         .collect();
-    assert_eq!(found, [(1, 3_888_106_962), (2, 3_202_157_428)]);
+    assert_eq!(
+        found,
+        [(1, 3_888_106_962), (2, 3_202_157_428), (3, 3_763_544_646)]
+    );
 }
 
 /// The checksum of a row, worked out anew.
@@ -389,7 +450,7 @@ fn row_crc(fields: &[&[u8]]) -> i64 {
 async fn database_of_one_node(path: &Path) {
     let (one, at) = (1_i64.to_le_bytes(), 1_i64);
     let mut conn = options(path).connect().await.unwrap();
-    let first = store::migrations().iter().take(1).cloned().collect();
+    let first = database::migrations().iter().take(1).cloned().collect();
     let migrator = sqlx::migrate::Migrator::with_migrations(first);
     migrator.run_direct(None, &mut conn, false).await.unwrap();
     let uuid = |n: u128| *Uuid::from_u128(n).as_bytes();

@@ -13,8 +13,8 @@ use sqlx::{ConnectOptions, Connection, Row};
 use tempfile::TempDir;
 use uuid::Uuid;
 
+use super::database::options;
 use super::state::{Change, State};
-use super::store::options;
 use super::*;
 use crate::types::{
     BrokerId, Code, Incarnation, LeaderEpoch, NodeId, Offset, Partition, PartitionEpoch,
@@ -192,7 +192,7 @@ fn current(store: &Store) -> Arc<View> {
 /// Every row of every replicated table, as SQL literals.
 async fn dump(path: &Path) -> Vec<String> {
     let mut conn = options(path).connect().await.unwrap();
-    let tables = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT IN ('node', '_sqlx_migrations')";
+    let tables = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT IN ('node', 'raft', '_sqlx_migrations')";
     let mut rows = Vec::new();
     for table in sqlx::query(tables).fetch_all(&mut conn).await.unwrap() {
         let table: String = table.get(0);
@@ -211,6 +211,20 @@ async fn dump(path: &Path) -> Vec<String> {
     }
     conn.close().await.unwrap();
     rows
+}
+
+/// Copies what is in a directory, as a dead process leaves it.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for file in std::fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        let to = to.join(file.file_name());
+        if file.file_type().unwrap().is_dir() {
+            copy(&file.path(), &to);
+        } else {
+            std::fs::copy(file.path(), to).unwrap();
+        }
+    }
 }
 
 /// Runs one statement on a closed database, behind the store's back.

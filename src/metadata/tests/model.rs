@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::metadata::database::migrations;
 use crate::metadata::rows;
 use crate::metadata::state::snapshot::Snapshot;
-use crate::metadata::store::migrations;
 use crate::metadata::view::Key;
 use crate::replication::control::{self, AlterPartition};
 use crate::types::Durability;

@@ -11,11 +11,12 @@ use openraft::{EntryPayload, RaftLogReader};
 use uuid::Uuid;
 
 use crate::metadata::Command;
+use crate::metadata::raft::log::Opened;
 use crate::metadata::raft::record::Record;
 use crate::metadata::raft::recovery::{self, Contents, OpenError};
-use crate::metadata::raft::{Entry, LogId, Opened, Proposal, RaftLog, Types, Vote};
+use crate::metadata::raft::{Entry, LogId, Proposal, RaftLog, Types, Vote};
 use crate::storage::tests::sim::{Crash, Faults, SimDisk};
-use crate::types::{NodeId, TopicId};
+use crate::types::NodeId;
 
 const DIR: &str = "/raft";
 const NODE: u64 = 7;
@@ -31,9 +32,8 @@ fn entry(term: u64, index: u64) -> Entry {
         log_id: id(term, index),
         payload: EntryPayload::Normal(Proposal::Command {
             id: Uuid::from_u128(u128::from(term * 1000 + index)),
-            command: Command::FinishDelete {
-                id: TopicId(Uuid::from_u128(1)),
-                node: NodeId(index as u32),
+            command: Command::DrainNode {
+                id: NodeId(index as u32),
             },
         }),
     }
