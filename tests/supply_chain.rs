@@ -81,7 +81,11 @@ const DUPLICATES: &[(&str, usize, &str)] = &[
     ("digest", 2, "0.10: sha2 0.10"),
     ("getrandom", 3, "0.2: ring; 0.3: rand 0.9"),
     ("hashbrown", 2, "0.16: hashlink (sqlx-core), metrics-util"),
-    ("itertools", 2, "0.13: criterion, not in the binary"),
+    (
+        "itertools",
+        3,
+        "0.13: criterion, not in the binary; 0.14: chitchat",
+    ),
     ("r-efi", 2, "through getrandom, on UEFI alone"),
     (
         "rand",
