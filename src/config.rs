@@ -47,8 +47,29 @@ pub struct Options {
     pub id: Option<String>,
     /// Partitions of topics that say nothing else. Default 1.
     pub partitions: Option<u32>,
-    /// Copies wanted of each partition. Default 1.
+    /// Copies wanted of each partition. Default 1; 3 for a node that joins others.
     pub replication: Option<u32>,
+    /// In-sync replicas without which `acks=all` is refused, for topics that say nothing else.
+    /// Default: a majority of the copies, 1 for two copies or fewer.
+    pub min_insync_replicas: Option<u32>,
+    /// Nodes of the cluster to join, `HOST:PORT` of their peer addresses. Default none: a node
+    /// with an empty storage begins a cluster of its own.
+    pub join: Option<Vec<String>>,
+    /// Begins a cluster if none of the nodes of `join` has one. Exactly one node of a new cluster
+    /// says this. Default false.
+    pub bootstrap: Option<bool>,
+    /// Address on which the other nodes reach this one, `HOST:PORT` or `PORT`; TCP and UDP. Default:
+    /// the host of `listen`, and its port plus 1000, or any free one if that is taken.
+    pub peer_listen: Option<String>,
+    /// The `HOST:PORT` that this node tells the others to reach it by. Default: the peer address.
+    pub peer_advertise: Option<String>,
+    /// The URL that this node tells clients to reach it by. Default: made of the address it listens on.
+    pub advertise: Option<String>,
+    /// File that holds the cluster's secret. Default `cluster.key` in the storage; made at the first
+    /// start of a node that joins nobody.
+    pub cluster_secret_file: Option<PathBuf>,
+    /// Where the node stands (rack, room, zone): copies are spread over different ones.
+    pub rack: Option<String>,
     /// Whether producing to a topic that does not exist creates it. Default true.
     pub auto_create_topics: Option<bool>,
     /// Hosts, besides loopback, that the node answers for: `HOST` or `HOST:PORT`.
@@ -74,6 +95,14 @@ impl Options {
             id: self.id.or(below.id),
             partitions: self.partitions.or(below.partitions),
             replication: self.replication.or(below.replication),
+            min_insync_replicas: self.min_insync_replicas.or(below.min_insync_replicas),
+            join: self.join.or(below.join),
+            bootstrap: self.bootstrap.or(below.bootstrap),
+            peer_listen: self.peer_listen.or(below.peer_listen),
+            peer_advertise: self.peer_advertise.or(below.peer_advertise),
+            advertise: self.advertise.or(below.advertise),
+            cluster_secret_file: self.cluster_secret_file.or(below.cluster_secret_file),
+            rack: self.rack.or(below.rack),
             auto_create_topics: self.auto_create_topics.or(below.auto_create_topics),
             allowed_hosts: self.allowed_hosts.or(below.allowed_hosts),
             cors_origins: self.cors_origins.or(below.cors_origins),
@@ -106,6 +135,20 @@ pub enum ConfigError {
     /// Not an address.
     #[error("listen {0:?} is not an address such as 127.0.0.1:8080 or 8080")]
     Listen(String),
+    /// Not the address of a node.
+    #[error("{setting} {given:?} is not of the form HOST:PORT")]
+    Peer {
+        /// The setting.
+        setting: &'static str,
+        /// What was given.
+        given: String,
+    },
+    /// Not a URL for clients.
+    #[error("advertise {0:?} is not a URL such as http://node1.example:8080")]
+    Advertise(String),
+    /// Not a name for a place.
+    #[error("rack {0:?} is not 1 to 249 letters, digits, \".\", \"_\" and \"-\"")]
+    Rack(String),
     /// Not an id.
     #[error(transparent)]
     Id(#[from] InvalidName),
@@ -143,6 +186,22 @@ pub struct Config {
     pub partitions: u32,
     /// Copies wanted of each partition.
     pub replication: u32,
+    /// In-sync replicas without which `acks=all` is refused.
+    pub min_insync_replicas: u32,
+    /// Peer addresses of nodes to join.
+    pub join: Vec<String>,
+    /// Whether to begin a cluster if those have none.
+    pub bootstrap: bool,
+    /// Where the other nodes reach this one; none = next to `listen`.
+    pub peer_listen: Option<SocketAddr>,
+    /// What the others are told instead.
+    pub peer_advertise: Option<String>,
+    /// What clients are told instead of the address listened on.
+    pub advertise: Option<String>,
+    /// File of the cluster's secret; none = in the storage.
+    pub cluster_secret_file: Option<PathBuf>,
+    /// Where the node stands.
+    pub rack: Option<String>,
     /// Whether producing to a topic that does not exist creates it.
     pub auto_create_topics: bool,
     /// Hosts, besides loopback, that the node answers for.
@@ -200,6 +259,42 @@ impl Config {
         {
             return Err(ConfigError::LogLevel(log_level));
         }
+        let join = options.join.unwrap_or_default();
+        for node in join.iter().chain(&options.peer_advertise) {
+            let valid = node
+                .rsplit_once(':')
+                .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+            if !valid {
+                let setting = match join.contains(node) {
+                    true => "join",
+                    false => "peer_advertise",
+                };
+                let given = node.clone();
+                return Err(ConfigError::Peer { setting, given });
+            }
+        }
+        if let Some(url) = &options.advertise {
+            let host = url
+                .strip_prefix("http://")
+                .or_else(|| url.strip_prefix("https://"));
+            if host.is_none_or(|host| host.is_empty() || host.contains(['/', ' '])) {
+                return Err(ConfigError::Advertise(url.clone()));
+            }
+        }
+        if let Some(rack) = &options.rack
+            && BrokerId::try_from(rack.clone()).is_err()
+        {
+            return Err(ConfigError::Rack(rack.clone()));
+        }
+        let peer_listen = options.peer_listen.as_deref().map(|text| {
+            address(text).map_err(|_| ConfigError::Peer {
+                setting: "peer_listen",
+                given: text.to_owned(),
+            })
+        });
+        let replication = options
+            .replication
+            .unwrap_or(if join.is_empty() { 1 } else { 3 });
         let config = Self {
             listen,
             storage: options.storage.unwrap_or_else(|| "data".into()),
@@ -208,7 +303,17 @@ impl Config {
                 .unwrap_or_else(|| "broker1".to_owned())
                 .try_into()?,
             partitions: options.partitions.unwrap_or(1),
-            replication: options.replication.unwrap_or(1),
+            replication,
+            min_insync_replicas: options
+                .min_insync_replicas
+                .unwrap_or(majority_above_two(replication)),
+            join,
+            bootstrap: options.bootstrap.unwrap_or(false),
+            peer_listen: peer_listen.transpose()?,
+            peer_advertise: options.peer_advertise,
+            advertise: options.advertise,
+            cluster_secret_file: options.cluster_secret_file,
+            rack: options.rack,
             auto_create_topics: options.auto_create_topics.unwrap_or(true),
             allowed_hosts,
             cors_origins,
@@ -228,6 +333,7 @@ impl Config {
         TopicSettings::default().with(&TopicPatch {
             partitions: Some(self.partitions),
             replication_factor: Some(self.replication),
+            min_insync_replicas: Some(self.min_insync_replicas),
             ..TopicPatch::default()
         })
     }
@@ -240,6 +346,15 @@ impl Config {
             AnonymousAccess::Loopback
         };
         Policy { anonymous }
+    }
+}
+
+/// Copies that must be in sync unless somebody says otherwise: with three or more, a majority, so
+/// that what is acknowledged outlives the loss of a disk.
+fn majority_above_two(replication: u32) -> u32 {
+    match replication {
+        0..=2 => 1,
+        copies => copies / 2 + 1,
     }
 }
 
@@ -275,6 +390,14 @@ mod tests {
                 id: "broker1".try_into().unwrap(),
                 partitions: 1,
                 replication: 1,
+                min_insync_replicas: 1,
+                join: vec![],
+                bootstrap: false,
+                peer_listen: None,
+                peer_advertise: None,
+                advertise: None,
+                cluster_secret_file: None,
+                rack: None,
                 auto_create_topics: true,
                 allowed_hosts: vec![],
                 cors_origins: vec![],
@@ -314,11 +437,30 @@ mod tests {
             ("allowed_hosts = [\"http://x\"]", "is not a host"),
             ("cors_origins = [\"*\"]", "is not an origin"),
             ("log_level = \"x=y=z\"", "log_level"),
+            ("join = [\"node1\"]", "join \"node1\""),
+            ("peer_advertise = \":1\"", "peer_advertise"),
+            ("peer_listen = \"x\"", "peer_listen"),
+            ("advertise = \"node1:8080\"", "advertise"),
+            ("rack = \"a b\"", "rack"),
+            ("min_insync_replicas = 2", "min_insync_replicas"),
             ("listen = \"0.0.0.0:8080\"", "--allow-anonymous"),
         ] {
             let error = load(Options::default(), file).unwrap_err().to_string();
             assert!(error.contains(why), "{file}: {error}");
         }
+    }
+
+    #[test]
+    fn three_copies_ask_for_a_majority_in_sync() {
+        let defaults = |file: &str| {
+            let config = load(Options::default(), file).unwrap();
+            let settings = config.topic_defaults().unwrap();
+            (settings.replication_factor, settings.min_insync_replicas)
+        };
+        assert_eq!(defaults(""), (1, 1));
+        assert_eq!(defaults("replication = 2"), (2, 1));
+        assert_eq!(defaults("join = [\"127.0.0.1:9080\"]"), (3, 2));
+        assert_eq!(defaults("replication = 5"), (5, 3));
     }
 
     #[test]

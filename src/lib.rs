@@ -5,7 +5,6 @@ pub mod api;
 pub mod auth;
 pub mod broker;
 pub mod client;
-#[cfg(feature = "server")]
 pub mod cluster;
 #[cfg(feature = "server")]
 pub mod config;

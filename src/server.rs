@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::auth::guard::InvalidEntry;
-use crate::broker::{self, Broker, Brokers, OpenError};
+use crate::broker::{self, Broker, Brokers, ClusterOptions, OpenError};
+use crate::cluster::{ClusterSecret, SECRET_FILE_NAME, SecretError};
 use crate::config::{Config, LogFormat};
 use crate::http::{self, App, serve};
 use crate::tasks::{Tasks, Unfinished};
@@ -37,6 +38,11 @@ pub enum ServerError {
     /// The storage cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The cluster's secret cannot be read.
+    #[error(
+        "{0}; copy cluster.key from the storage of a node of the cluster, and name it with --cluster-secret-file"
+    )]
+    Secret(#[from] SecretError),
     /// A default for topics is out of its bounds.
     #[error(transparent)]
     Settings(#[from] InvalidSettings),
@@ -44,7 +50,7 @@ pub enum ServerError {
     #[error(transparent)]
     Entry(#[from] InvalidEntry),
     /// The disk under the metadata failed while the node ran.
-    #[error("the disk under the metadata in {0} has failed; what was acknowledged before is safe")]
+    #[error("the metadata in {0} has failed; what was acknowledged before is safe")]
     MetadataFailed(PathBuf),
     /// The node ended, but not all of it in time.
     #[error("the node did not end cleanly: {0}")]
@@ -95,6 +101,7 @@ impl Running {
         let mut options = broker::Options::new(config.id.clone(), config.storage.clone());
         options.defaults = config.topic_defaults()?;
         options.auto_create_topics = config.auto_create_topics;
+        options.cluster = cluster_options(&config, address).await?;
         let broker = Broker::open(options).await?;
         let broker_tasks = Tasks::new();
         let brokers = Brokers::new(broker, &broker_tasks);
@@ -149,6 +156,11 @@ impl Running {
         self.address
     }
 
+    /// Where other nodes reach it: what they give to `--join`.
+    pub fn peer_address(&self) -> &str {
+        self.brokers.own().peer_address()
+    }
+
     /// Directory of its data.
     pub fn storage(&self) -> &std::path::Path {
         &self.storage
@@ -183,6 +195,65 @@ impl Running {
     }
 }
 
+/// How far the port for other nodes is from the one for clients, unless it is given.
+const PEER_PORT: u16 = 1000;
+
+async fn cluster_options(
+    config: &Config,
+    address: SocketAddr,
+) -> Result<ClusterOptions, ServerError> {
+    let listen = match config.peer_listen {
+        Some(listen) => listen,
+        // A node that listens everywhere for clients meets other nodes only where it is told to.
+        None if config.listen.ip().is_unspecified() => {
+            beside(SocketAddr::new(
+                Ipv4Addr::LOCALHOST.into(),
+                config.listen.port(),
+            ))
+            .await
+        }
+        None => beside(config.listen).await,
+    };
+    let secret = match config.cluster_secret_file.clone() {
+        None if config.join.is_empty() => None,
+        file => {
+            let file = file.unwrap_or_else(|| config.storage.join(SECRET_FILE_NAME));
+            let read = tokio::task::spawn_blocking(move || ClusterSecret::read(&file)).await;
+            let read = read.map_err(io::Error::other);
+            let read = read.map_err(|source| ServerError::Listen { address, source })?;
+            Some(read?)
+        }
+    };
+    Ok(ClusterOptions {
+        listen: Some(listen),
+        advertise: config.peer_advertise.clone(),
+        http: config
+            .advertise
+            .clone()
+            .unwrap_or_else(|| format!("http://{address}")),
+        join: config.join.clone(),
+        bootstrap: config.bootstrap,
+        secret,
+        rack: config.rack.clone(),
+    })
+}
+
+/// The usual address for other nodes; any free one if somebody has it: they are told which.
+async fn beside(listen: SocketAddr) -> SocketAddr {
+    let any = SocketAddr::new(listen.ip(), 0);
+    let Some(port) = listen
+        .port()
+        .checked_add(PEER_PORT)
+        .filter(|_| listen.port() != 0)
+    else {
+        return any;
+    };
+    let usual = SocketAddr::new(listen.ip(), port);
+    let free = tokio::net::TcpListener::bind(usual).await.is_ok()
+        && tokio::net::UdpSocket::bind(usual).await.is_ok();
+    if free { usual } else { any }
+}
+
 /// Runs a node until `shutdown` returns or its own broker is asked to stop.
 ///
 /// # Errors
@@ -215,9 +286,13 @@ pub async fn interrupted() {
     }
 }
 
+/// Libraries of which only errors are told.
+const QUIET: &str = "openraft=error,chitchat=error";
+
 /// Sends log lines to stderr. Called twice, the first call counts.
 pub fn log_to_stderr(format: LogFormat, level: &str) {
-    let filter = EnvFilter::builder().parse_lossy(level);
+    // What libraries tell of their inner life is for those who ask for it by name.
+    let filter = EnvFilter::builder().parse_lossy(format!("{QUIET},{level}"));
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr);

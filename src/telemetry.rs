@@ -28,6 +28,8 @@ pub struct Stats {
     pub compression_saved_bytes: AtomicU64,
     /// Bytes deleted by retention.
     pub retention_deleted_bytes: AtomicU64,
+    /// Batch bytes copied from leaders.
+    pub replicated_bytes: AtomicU64,
 }
 
 impl Stats {
@@ -40,7 +42,7 @@ impl Stats {
     }
 
     /// Every counter with the name under which it is exported.
-    pub fn counters(&self) -> [(&'static str, u64); 10] {
+    pub fn counters(&self) -> [(&'static str, u64); 11] {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         [
             (RECORDS_IN, read(&self.records_in)),
@@ -56,6 +58,7 @@ impl Stats {
             (CORRUPT_READS, read(&self.corrupt_reads)),
             (COMPRESSION_SAVED_BYTES, read(&self.compression_saved_bytes)),
             (RETENTION_DELETED_BYTES, read(&self.retention_deleted_bytes)),
+            (REPLICATED_BYTES, read(&self.replicated_bytes)),
         ]
     }
 }
@@ -92,6 +95,10 @@ pub const CORRUPT_READS: &str = "pilgrimage_corrupt_reads_total";
 pub const COMPRESSION_SAVED_BYTES: &str = "pilgrimage_log_compression_saved_bytes_total";
 /// Bytes deleted by retention.
 pub const RETENTION_DELETED_BYTES: &str = "pilgrimage_retention_deleted_bytes_total";
+/// Batch bytes copied from leaders.
+pub const REPLICATED_BYTES: &str = "pilgrimage_replicated_bytes_total";
+/// Nodes that this node, as the controller, took for dead.
+pub const NODES_FENCED: &str = "pilgrimage_nodes_fenced_total";
 /// What was refused from other nodes, by what it was: handshakes and frames of connections,
 /// datagrams of gossip.
 pub const PEER_REFUSED: &str = "pilgrimage_peer_refused_total";

@@ -525,6 +525,7 @@ fn this_workspace_has_the_shape_that_a_release_rewrites() {
         "version = \"1.0.0\"",
         "version = \"1.0.0\"",
         "version = \"1.0.0\"",
+        "version = \"1.0.0\"",
         dependency,
     ]
     .map(pair);

@@ -54,7 +54,7 @@ const RULES: &[(&str, Rule, &[Sample])] = &[
                 "fn f() { std::fs::read(p); Instant::now(); }",
                 2,
             ),
-            ("src/metadata/state.rs", "let id = Uuid::new_v4();", 1),
+            ("src/metadata/state/mod.rs", "let id = Uuid::new_v4();", 1),
             ("src/record/header.rs", "async fn f() { g().await }", 2),
             ("src/record/header.rs", "use crate::telemetry;", 1),
         ],

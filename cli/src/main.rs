@@ -3,6 +3,7 @@
 
 mod bench;
 mod brokers;
+mod cluster;
 mod completions;
 mod consume;
 mod context;
@@ -58,6 +59,7 @@ enum Command {
     Topic(topics::TopicArgs),
     Produce(Box<produce::ProduceArgs>),
     Node(node::NodeArgs),
+    Cluster(cluster::ClusterArgs),
     Context(context::ContextArgs),
     Log(log::LogArgs),
     Bench(Box<bench::BenchArgs>),
@@ -80,6 +82,7 @@ impl Cli {
             Command::Topic(args) => topics::run(args, &target, output).await,
             Command::Produce(args) => produce::run(*args, &target, output).await,
             Command::Node(args) => node::run(args, &target, output).await,
+            Command::Cluster(args) => cluster::run(args, &target, output).await,
             Command::Context(args) => context::run(args, output),
             Command::Log(args) => log::run(args, output),
             Command::Bench(args) => bench::run(*args, &target, output).await,

@@ -29,9 +29,69 @@ pub(crate) struct StartArgs {
     /// Partitions of topics that say nothing else [default: 1].
     #[arg(long, short, env = "PILGRIMAGE_PARTITIONS", hide_env_values = true)]
     partitions: Option<u32>,
-    /// Copies wanted of each partition [default: 1].
+    /// Copies wanted of each partition [default: 1; 3 with --join].
     #[arg(long, short, env = "PILGRIMAGE_REPLICATION", hide_env_values = true)]
     replication: Option<u32>,
+    /// In-sync replicas without which acks=all is refused [default: a majority; 1 for 1 or 2 copies].
+    #[arg(
+        long,
+        value_name = "N",
+        env = "PILGRIMAGE_MIN_INSYNC_REPLICAS",
+        hide_env_values = true
+    )]
+    min_insync_replicas: Option<u32>,
+    /// Joins the cluster of these nodes: HOST:PORT of their peer addresses; several by comma.
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        value_delimiter = ',',
+        env = "PILGRIMAGE_JOIN",
+        hide_env_values = true
+    )]
+    join: Option<Vec<String>>,
+    /// Begins a cluster if none of the nodes of --join has one; exactly one node says this.
+    #[arg(long, env = "PILGRIMAGE_BOOTSTRAP", hide_env_values = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = ArgAction::Set)]
+    bootstrap: Option<bool>,
+    /// Address for the other nodes (TCP and UDP), HOST:PORT or PORT [default: that of --listen, port + 1000].
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "PILGRIMAGE_PEER_LISTEN",
+        hide_env_values = true
+    )]
+    peer_listen: Option<String>,
+    /// What the other nodes are told to reach this one by [default: the peer address].
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        env = "PILGRIMAGE_PEER_ADVERTISE",
+        hide_env_values = true
+    )]
+    peer_advertise: Option<String>,
+    /// What clients are told to reach this node by [default: made of --listen].
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "PILGRIMAGE_ADVERTISE",
+        hide_env_values = true
+    )]
+    advertise: Option<String>,
+    /// File with the cluster's secret [default: cluster.key in the storage, made at the first start].
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "PILGRIMAGE_CLUSTER_SECRET_FILE",
+        hide_env_values = true
+    )]
+    cluster_secret_file: Option<PathBuf>,
+    /// Where the node stands (rack, room, zone): copies are spread over different ones.
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "PILGRIMAGE_RACK",
+        hide_env_values = true
+    )]
+    rack: Option<String>,
     /// Directory of all data; created if absent [default: ./data].
     #[arg(
         long,
@@ -114,6 +174,14 @@ impl StartArgs {
             id: self.id.clone(),
             partitions: self.partitions,
             replication: self.replication,
+            min_insync_replicas: self.min_insync_replicas,
+            join: self.join.clone(),
+            bootstrap: self.bootstrap,
+            peer_listen: self.peer_listen.clone(),
+            peer_advertise: self.peer_advertise.clone(),
+            advertise: self.advertise.clone(),
+            cluster_secret_file: self.cluster_secret_file.clone(),
+            rack: self.rack.clone(),
             auto_create_topics: self.auto_create_topics,
             allowed_hosts: self.allowed_hosts.clone(),
             cors_origins: self.cors_origins.clone(),
@@ -232,6 +300,7 @@ fn greeting(config: &Config, running: &Running, url: &str) -> String {
         ("  API", format!("{url}/v1")),
         ("  Docs", format!("{url}/docs")),
         ("  Data", storage.display().to_string()),
+        ("  Peers", running.peer_address().to_owned()),
     ]);
     format!("Broker {} is ready.\n{lines}", config.id)
 }

@@ -72,7 +72,7 @@ impl Brokers {
         let (requests, receiver) = mpsc::channel(64);
         let own_stopped = CancellationToken::new();
         let owner = Owner {
-            own: own.id().clone(),
+            own: own.clone(),
             running: running.clone(),
             own_stopped: own_stopped.clone(),
         };
@@ -108,7 +108,8 @@ impl Brokers {
             .collect()
     }
 
-    /// Starts a further broker with a storage of its own.
+    /// Starts a further broker with a storage of its own: another node of this one's cluster, if
+    /// other nodes can reach this one.
     ///
     /// # Errors
     /// See [`BrokerError`].
@@ -148,7 +149,7 @@ impl Brokers {
 }
 
 struct Owner {
-    own: BrokerId,
+    own: Broker,
     running: Arc<ArcSwap<BTreeMap<BrokerId, Broker>>>,
     own_stopped: CancellationToken,
 }
@@ -165,7 +166,7 @@ impl Owner {
                 }
                 Request::CloseAll(reply) => {
                     for (id, broker) in self.running.swap(Arc::default()).iter() {
-                        if *id != self.own {
+                        if id != self.own.id() {
                             broker.close().await;
                         }
                     }
@@ -187,6 +188,7 @@ impl Owner {
         let mut open = Options::new(options.id.clone(), options.storage);
         open.defaults.partitions = options.partitions;
         open.defaults.replication_factor = options.replication;
+        open.cluster = self.own.company();
         let broker = Broker::open(open).await?;
         let mut running = BTreeMap::clone(&running);
         running.insert(options.id, broker);
@@ -198,7 +200,7 @@ impl Owner {
         let mut running = BTreeMap::clone(&self.running.load());
         let broker = running.remove(id).ok_or(BrokerError::NotRunning)?;
         self.running.store(Arc::new(running));
-        if *id == self.own {
+        if id == self.own.id() {
             self.own_stopped.cancel();
         } else {
             broker.close().await;

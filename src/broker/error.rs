@@ -1,7 +1,12 @@
 //! Why a use case failed: one enum per operation, each of whose leaves knows its wire code.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
+use super::route::RouteError;
+use crate::cluster::SecretError;
 use crate::metadata;
 use crate::partition::{self, AppendError, MaintainError};
 use crate::record::{BatchError, InvalidRecord};
@@ -41,6 +46,31 @@ pub enum OpenError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The cluster's secret cannot be had.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// The address for other nodes cannot be listened on.
+    #[error(
+        "cannot listen for other nodes on {address}: {reason}; choose another with --peer-listen"
+    )]
+    PeerListen {
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system said.
+        reason: String,
+    },
+    /// Gossip cannot be started.
+    #[error("gossip: {reason}")]
+    Gossip {
+        /// What is wrong.
+        reason: String,
+    },
+    /// The node is not taken into its cluster.
+    #[error("the node could not become part of its cluster: {reason}")]
+    Join {
+        /// What the others said.
+        reason: String,
+    },
     /// A partition's log cannot be opened.
     #[error("log of {partition}: {reason}")]
     Log {
@@ -52,7 +82,7 @@ pub enum OpenError {
 }
 
 /// A topic has no such partition.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("topic {topic} has {partitions} partitions; there is no partition {partition}")]
 pub struct UnknownPartition {
     /// The topic.
@@ -106,6 +136,9 @@ pub enum TopicError {
     /// The metadata did not take the change, or is not known to have taken it: the code tells.
     #[error("metadata: {}", partition::chain(.0))]
     Apply(metadata::ApplyError),
+    /// The partition's leader could not be asked, or did not answer.
+    #[error(transparent)]
+    Route(#[from] RouteError),
     /// The broker is closing.
     #[error("the broker is closing")]
     Closing,
@@ -124,6 +157,7 @@ impl TopicError {
             Self::BeyondEnd { .. } => Code::OffsetOutOfRange,
             Self::Maintain(_) | Self::Metadata(_) => Code::Internal,
             Self::Apply(error) => error.code(),
+            Self::Route(error) => error.code(),
             Self::Closing => Code::NotReady,
         }
     }
@@ -176,7 +210,10 @@ pub enum ProduceError {
     Append(#[from] AppendError),
     /// Several partitions were written and not all of them took their records.
     #[error("the records of some partitions are appended, those of others are not: {0}")]
-    Partial(AppendError),
+    Partial(String),
+    /// The partition's leader could not be asked, or did not answer.
+    #[error(transparent)]
+    Route(#[from] RouteError),
 }
 
 impl ProduceError {
@@ -218,8 +255,13 @@ impl ProduceError {
                 AppendError::Offline { .. } => Code::PartitionOffline,
                 AppendError::Sync { .. } => Code::StorageFailed,
                 AppendError::Closed { .. } => Code::Internal,
+                AppendError::NotLeader { .. } => Code::NoLeader,
+                AppendError::NotEnoughReplicas { .. } => Code::NotEnoughReplicas,
+                AppendError::LeadershipLost { .. } => Code::LeadershipLost,
+                AppendError::AckTimeout { .. } => Code::AckTimeout,
             },
             Self::Partial(_) => Code::StorageFailed,
+            Self::Route(error) => error.code(),
         }
     }
 
@@ -233,7 +275,7 @@ impl ProduceError {
 }
 
 /// Why records could not be read.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error, Serialize, Deserialize)]
 pub enum FetchError {
     /// No such topic.
     #[error("there is no topic {0}")]
@@ -277,6 +319,9 @@ pub enum FetchError {
         /// What the storage said.
         reason: String,
     },
+    /// The partition's leader could not be asked, or did not answer.
+    #[error(transparent)]
+    Route(#[from] RouteError),
     /// The broker is closing.
     #[error("the broker is closing")]
     Closing,
@@ -292,6 +337,7 @@ impl FetchError {
             Self::Trimmed { .. } => Code::OffsetTrimmed,
             Self::Corrupt { .. } => Code::Corrupt,
             Self::Storage { .. } => Code::Internal,
+            Self::Route(error) => error.code(),
             Self::Closing => Code::NotReady,
         }
     }

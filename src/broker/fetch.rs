@@ -2,18 +2,22 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::topics::Topic;
-use super::{Broker, FetchError, TopicError, UnknownPartition};
+use super::peer::wire::{Bounds, Fetch, FetchedAt, Resolve};
+use super::topics::{Place, Topic};
+use super::{Broker, FetchError, TopicError};
+use crate::partition::PartitionHandle;
 use crate::record::Header;
 use crate::storage::ReadError;
 use crate::types::{Durability, Offset, Partition, Timestamp, TopicName};
 
 /// Where a reader begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum From {
     /// At the first record that is left.
     Earliest,
@@ -55,8 +59,34 @@ impl Broker {
         from: From,
     ) -> Result<Offset, FetchError> {
         let found = self.fetch_topic(topic)?;
-        let handle = found.partition(partition)?;
+        if let Some(handle) = found.leading(partition)? {
+            return self.resolve_here(handle, from).await;
+        }
+        let resolved = self.at_leader(
+            &found,
+            partition,
+            |key| Resolve { key, from },
+            Bytes::new(),
+            |handle| async move { Ok((self.resolve_here(&handle, from).await, Bytes::new())) },
+        );
+        resolved.await?.0
+    }
+
+    /// As [`resolve`](Self::resolve), of a partition that is led here.
+    pub(super) async fn resolve_here(
+        &self,
+        handle: &PartitionHandle,
+        from: From,
+    ) -> Result<Offset, FetchError> {
         let reader = handle.reader();
+        let in_doubt = match from {
+            From::Earliest | From::Timestamp(_) => false,
+            From::Latest => true,
+            From::Offset(asked) => reader.high_watermark() < asked,
+        };
+        if in_doubt {
+            caught_up(handle).await;
+        }
         match from {
             From::Earliest => Ok(reader.log_start()),
             From::Latest => Ok(reader.high_watermark()),
@@ -104,7 +134,51 @@ impl Broker {
         max_bytes: usize,
     ) -> Result<Fetched, FetchError> {
         let found = self.fetch_topic(topic)?;
-        let handle = found.partition(partition)?;
+        if let Some(handle) = found.leading(partition)? {
+            return self.fetch_here(handle, from, max_bytes).await;
+        }
+        let (fetched, batches) = self
+            .at_leader(
+                &found,
+                partition,
+                |key| Fetch {
+                    key,
+                    from,
+                    max_bytes,
+                },
+                Bytes::new(),
+                |handle| async move {
+                    Ok(match self.fetch_here(&handle, from, max_bytes).await {
+                        Err(error) => (Err(error), Bytes::new()),
+                        Ok(fetched) => {
+                            let found = FetchedAt {
+                                next: fetched.next,
+                                high_watermark: fetched.high_watermark,
+                            };
+                            (Ok(found), fetched.batches)
+                        }
+                    })
+                },
+            )
+            .await?;
+        let found = fetched?;
+        Ok(Fetched {
+            batches,
+            next: found.next,
+            high_watermark: found.high_watermark,
+        })
+    }
+
+    /// As [`fetch`](Self::fetch), of a partition that is led here.
+    pub(super) async fn fetch_here(
+        &self,
+        handle: &PartitionHandle,
+        from: Offset,
+        max_bytes: usize,
+    ) -> Result<Fetched, FetchError> {
+        if handle.reader().high_watermark() < from {
+            caught_up(handle).await;
+        }
         let high_watermark = handle.reader().high_watermark();
         if from == high_watermark {
             return Ok(Fetched {
@@ -144,7 +218,12 @@ impl Broker {
     /// [`FetchError::TopicNotFound`].
     pub fn progress(&self, topic: &TopicName) -> Result<watch::Receiver<u64>, FetchError> {
         let found = self.fetch_topic(topic)?;
-        Ok(found.progress.subscribe())
+        let progress = found.progress.subscribe();
+        let elsewhere = |place: &Place| place.record.leader != Some(self.inner.node);
+        if found.partitions.iter().any(elsewhere) {
+            self.inner.watches.want(topic);
+        }
+        Ok(progress)
     }
 
     /// Number of partitions of a topic.
@@ -169,18 +248,40 @@ impl Broker {
     ///
     /// # Errors
     /// See [`FetchError`].
-    pub fn bounds(
+    pub async fn bounds(
         &self,
         topic: &TopicName,
         partition: Partition,
     ) -> Result<(Offset, Offset), FetchError> {
         let found = self.fetch_topic(topic)?;
-        let reader = found
-            .partition(partition)
-            .map_err(|e: UnknownPartition| e)?
-            .reader();
-        Ok((reader.log_start(), reader.high_watermark()))
+        let bounds = |handle: &PartitionHandle| {
+            let reader = handle.reader();
+            (reader.log_start(), reader.high_watermark())
+        };
+        if let Some(handle) = found.leading(partition)? {
+            return Ok(bounds(handle));
+        }
+        let asked = self.at_leader(
+            &found,
+            partition,
+            |key| Bounds { key },
+            Bytes::new(),
+            |handle| async move { Ok((bounds(&handle), Bytes::new())) },
+        );
+        Ok(asked.await?.0)
     }
+}
+
+/// How long a new leader may take to learn how far its predecessors had come.
+const CATCH_UP: Duration = Duration::from_secs(5);
+
+/// H4: what a new leader knows of the partition's end may be old news. Waits until it knows better,
+/// or is no leader any more.
+async fn caught_up(handle: &PartitionHandle) {
+    let mut roles = handle.roles();
+    let known = roles.wait_for(|role| role.caught_up || !role.leads);
+    // In the end the partition's own answer is given: too few replicas are in sync.
+    let _ = tokio::time::timeout(CATCH_UP, known).await;
 }
 
 /// Offset after the last batch.

@@ -2,26 +2,35 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
-use uuid::Uuid;
 
-use super::topics::{Topic, TopicOwner, TopicRequest};
-use super::{Broker, OpenError, positions};
-use crate::metadata::{Applied, Command, Loss, Registration, Store, TopicEntry, View};
-use crate::partition::{self, Hosted};
-use crate::storage::{Disk, FileCache, LogOptions, PartitionLog, StdDisk, create_dirs};
+use super::membership::{self, Newcomer, Wires};
+use super::peer::{self, Peering, Watches};
+use super::reconcile::{Host, Hosting, Reconciler, Shows};
+use super::replicate::Following;
+use super::topics::Topic;
+use super::{Broker, OpenError, controller, positions, replicate};
+use crate::cluster::{
+    self, ClusterSecret, GOSSIP_INTERVAL, Gossip, GossipKey, GossipOptions, Hello, Peers,
+    ServeOptions,
+};
+use crate::metadata::{Store, StoreOptions, View};
+use crate::partition;
+use crate::storage::{Disk, FileCache, StdDisk, create_dirs};
 use crate::tasks::Tasks;
 use crate::telemetry::Stats;
 use crate::types::{
-    BrokerId, Clock, LeaderEpoch, NodeId, Partition, SystemClock, Timestamp, TimestampType,
-    TopicId, TopicName, TopicPartition, TopicPatch, TopicSettings,
+    BrokerId, Clock, Incarnation, NodeId, SystemClock, Timestamp, TopicName, TopicPatch,
+    TopicSettings,
 };
 
 /// How a broker is opened.
@@ -37,6 +46,27 @@ pub struct Options {
     pub auto_create_topics: bool,
     /// How often logs are looked at for segments to seal, delete or recompress.
     pub maintenance: Duration,
+    /// How it meets other nodes.
+    pub cluster: ClusterOptions,
+}
+
+/// How a broker meets other nodes.
+#[derive(Debug, Clone, Default)]
+pub struct ClusterOptions {
+    /// Where other nodes reach it, over TCP and UDP; none = nowhere: it stays alone.
+    pub listen: Option<SocketAddr>,
+    /// `HOST:PORT` that the others are told instead.
+    pub advertise: Option<String>,
+    /// Base URL of its public face; empty when it has none.
+    pub http: String,
+    /// Peer addresses of the cluster to join; none = an empty directory begins its own.
+    pub join: Vec<String>,
+    /// Begin a cluster if none of them has one.
+    pub bootstrap: bool,
+    /// The cluster's secret; none = in the directory, made if absent.
+    pub secret: Option<ClusterSecret>,
+    /// Where it stands.
+    pub rack: Option<String>,
 }
 
 impl Options {
@@ -48,6 +78,7 @@ impl Options {
             defaults: TopicSettings::default(),
             auto_create_topics: true,
             maintenance: Duration::from_secs(5),
+            cluster: ClusterOptions::default(),
         }
     }
 }
@@ -60,9 +91,20 @@ pub(super) struct Inner {
     pub(super) started_at: Timestamp,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) stats: Arc<Stats>,
+    pub(super) node: NodeId,
+    /// Who this process is to the others.
+    pub(super) own: watch::Sender<Hello>,
+    /// Where the others reach it; empty if they cannot.
+    pub(super) peer_address: String,
     pub(super) store: Store,
+    pub(super) peering: Peering,
+    pub(super) secret: ClusterSecret,
     pub(super) topics: Arc<ArcSwap<TopicMap>>,
-    pub(super) topic_requests: mpsc::Sender<TopicRequest>,
+    /// The view by which this node works.
+    pub(super) settled: watch::Receiver<Arc<View>>,
+    pub(super) watches: Watches,
+    pub(super) news: mpsc::Sender<controller::News>,
+    pub(super) gossip: Option<Gossip>,
     pub(super) position_requests: mpsc::Sender<positions::Request>,
     pub(super) space: Arc<Space>,
     pub(super) tasks: Tasks,
@@ -109,8 +151,6 @@ impl Space {
 const WRITERS: usize = 32;
 /// Files kept open over all partitions.
 const OPEN_FILES: usize = 4096;
-/// Logs opened at once.
-const OPENERS: usize = 4;
 /// How long a change of a topic may take to end when the broker closes.
 const OWNER: Duration = Duration::from_secs(10);
 /// How long a directory is waited for: a broker that was only dropped is still closing its logs.
@@ -137,99 +177,161 @@ impl Broker {
         };
         let disk: Arc<dyn Disk> = Arc::new(StdDisk);
 
-        let metadata = options.storage.join("metadata.db");
-        let broken = |reason| OpenError::Metadata {
-            path: metadata.clone(),
-            reason,
+        let secret = match &options.cluster.secret {
+            Some(secret) => secret.clone(),
+            None => {
+                let storage = options.storage.clone();
+                blocking(move || Ok(ClusterSecret::read_or_create(&storage)?)).await?
+            }
         };
-        let store = Store::open(&metadata)
-            .await
-            .map_err(|error| broken(partition::chain(&error)))?;
+        let (listener, peer_address) = listen(&options.cluster).await?;
+        let wires = Arc::new(Wires::default());
+        let store = open_store(&options.storage, wires.clone(), &peer_address).await?;
+        let (node, identity) = (store.node(), store.identity());
         let started_at = clock.now();
-        let node = NodeId::of_disk(store.identity().disk_id);
-        let registration = Registration {
-            id: node,
-            name: options.id.clone(),
-            disk: store.identity().disk_id,
-            process: Uuid::now_v7(),
-            http: String::new(),
-            peer: String::new(),
-            rack: None,
-            // Recovery tells, log by log, and cuts nothing that was promised (S2); a node alone
-            // has no other copy for which its own would have to stand back.
-            clean: true,
-            loss: Loss::None,
-            at: started_at,
-        };
-        let incarnation = match store.apply(Command::RegisterNode(registration)).await {
-            Ok(Applied::NodeRegistered(node)) => node.incarnation,
-            Ok(other) => return Err(broken(format!("the start was answered with {other:?}"))),
-            Err(error) => return Err(broken(partition::chain(&error))),
-        };
-        let activate = Command::ActivateNode {
-            id: node,
-            incarnation,
-        };
-        let activated = store.apply(activate).await;
-        activated.map_err(|error| broken(partition::chain(&error)))?;
 
         let tasks = Tasks::new();
         let stats = Arc::new(Stats::default());
+        let member = store.is_member().await;
+        let (own, hello) = watch::channel(Hello {
+            cluster: member.then_some(identity.cluster_id),
+            node,
+            incarnation: Incarnation::default(),
+            name: options.id.clone(),
+        });
+        let peers = Peers::new(&secret, hello.clone(), tasks.clone());
+        let peering = Peering {
+            peers: peers.clone(),
+            view: store.view(),
+            heard: Arc::default(),
+        };
+        wires.connect(peering.clone());
+
         let files = Arc::new(FileCache::new(OPEN_FILES).holding(lock));
+        let (proposals, proposed) = mpsc::channel(1024);
         let host = Arc::new(Host {
             root: options.storage.join("topics"),
             disk: disk.clone(),
             files: files.clone(),
-            node,
             hosting: Hosting {
                 tasks: tasks.clone(),
                 clock: clock.clone(),
                 stats: stats.clone(),
                 writers: Arc::new(Semaphore::new(WRITERS)),
                 compressors: Arc::new(Semaphore::new(1)),
+                proposals,
             },
         });
-        let view = store.view().borrow().clone();
-        for deleted in view.deleted() {
-            let (host, id) = (host.clone(), deleted.id);
-            if let Err(error) = blocking(move || host.remove_topic(id)).await {
-                // Nobody misses the space more than the other topics: the next start tries again.
-                tracing::warn!(error = partition::chain(&error), "a deleted topic");
-                continue;
-            }
-            let forget = store.apply(Command::FinishDelete { id, node }).await;
-            forget.map_err(|error| broken(partition::chain(&error)))?;
-        }
-        let topics = open_topics(&host, &view).await?;
-        let topics = Arc::new(ArcSwap::from_pointee(topics));
-
+        let topics = Arc::new(ArcSwap::from_pointee(TopicMap::new()));
+        let (settled, see_settled) = watch::channel(Arc::new(View::default()));
+        let (following, see_following) = watch::channel(Following::new());
+        let shows = Shows {
+            topics: topics.clone(),
+            settled,
+            following,
+        };
         let space = Arc::new(Space::default());
         space.look(disk.as_ref(), &options.storage);
-        let (topic_requests, requests) = mpsc::channel(256);
-        let owner = TopicOwner::new(host, store.clone(), topics.clone(), clock.clone(), requests);
-        tasks.spawn("topics", owner.run(tasks.stopping()));
+        let (watches, wanted) = Watches::new();
+        let (news, told) = mpsc::channel(1024);
         let (position_requests, requests) = mpsc::channel(1024);
+        let gossip = match &listener {
+            Some(listener) => {
+                let gossip = start_gossip(
+                    listener,
+                    &options,
+                    &secret,
+                    node,
+                    &peer_address,
+                    started_at,
+                    &tasks,
+                )
+                .await;
+                Some(gossip?)
+            }
+            None => None,
+        };
         let inner = Arc::new(Inner {
-            options,
             started_at,
             clock,
             stats,
-            store,
+            node,
+            own,
+            peer_address,
+            store: store.clone(),
+            peering: peering.clone(),
+            secret: secret.clone(),
             topics,
-            topic_requests,
+            settled: see_settled,
+            watches,
+            news,
+            gossip,
             position_requests,
             space,
             tasks: tasks.clone(),
             _files: files,
+            options,
         });
-        let broker = Self { inner };
-        tasks.spawn(
-            "positions",
-            positions::run(Arc::downgrade(&broker.inner), requests),
-        );
+        let weak = Arc::downgrade(&inner);
+        if let Some(listener) = listener {
+            let serve = ServeOptions {
+                secret,
+                own: hello.clone(),
+                drain: Duration::from_secs(1),
+            };
+            cluster::serve(listener, serve, peer::answer(weak.clone()), &tasks);
+        }
+        let broker = Self {
+            inner: inner.clone(),
+        };
+        let started = broker.start(host, hello, shows, identity.disk_id).await;
+        if let Err(error) = started {
+            broker.close().await;
+            return Err(error);
+        }
+        tasks.spawn("positions", positions::run(weak.clone(), requests));
+        tasks.spawn("replication", replicate::run(weak.clone(), see_following));
+        tasks.spawn("watches", peer::watch::run(weak.clone(), wanted));
+        tasks.spawn("heartbeat", controller::beat(weak.clone()));
+        tasks.spawn("controller", controller::run(weak.clone(), told));
+        tasks.spawn("in-sync", controller::propose(weak.clone(), proposed));
+        tasks.spawn("whereabouts", membership::whereabouts(weak));
         broker.spawn_watchers(disk);
         metrics::counter!(crate::telemetry::BROKER_STARTS).increment(1);
         Ok(broker)
+    }
+
+    /// Enters the cluster, opens the logs, registers, and goes to work.
+    async fn start(
+        &self,
+        host: Arc<Host>,
+        hello: watch::Receiver<Hello>,
+        shows: Shows,
+        disk: uuid::Uuid,
+    ) -> Result<(), OpenError> {
+        let inner = &self.inner;
+        let stop = inner.tasks.stopping();
+        if !inner.store.is_member().await {
+            let newcomer = Newcomer {
+                id: inner.node,
+                name: &inner.options.id,
+                disk,
+                peer: &inner.peer_address,
+            };
+            let (store, peering) = (&inner.store, &inner.peering);
+            let options = &inner.options.cluster;
+            membership::enter(store, &peering.peers, peering, options, newcomer).await?;
+        }
+        // What was found on disk is open before the cluster hears of this process.
+        let mut reconciler = Reconciler::new(host, inner.store.clone(), inner.node, hello, shows);
+        let view = inner.store.view().borrow().clone();
+        reconciler.reconcile(&view).await;
+        membership::register(inner, disk, inner.started_at).await?;
+        membership::activate(inner).await;
+        let view = inner.store.view().borrow().clone();
+        reconciler.reconcile(&view).await;
+        inner.tasks.spawn("topics", reconciler.run(stop));
+        Ok(())
     }
 
     /// The space and maintenance clocks. They do not hold the broker: dropping its last handle ends them.
@@ -258,10 +360,7 @@ impl Broker {
                     _ = every.tick() => {}
                 }
                 for topic in topics.load().values() {
-                    let filled = topic
-                        .partitions
-                        .iter()
-                        .filter(|p| p.reader().stats().bytes != 0);
+                    let filled = topic.hosted().filter(|p| p.reader().stats().bytes != 0);
                     filled.for_each(crate::partition::PartitionHandle::maintain);
                 }
             }
@@ -298,14 +397,16 @@ impl Broker {
         if self.inner.tasks.stopping().is_cancelled() {
             return;
         }
+        membership::leave(&self.inner).await;
         self.inner.tasks.stop();
-        // What the topics' owner has begun ends first, or a topic could come after the last look.
-        let owner_gone = self.inner.topic_requests.closed();
+        // The owner of the topics ends first, or a topic could come after the last look.
+        let mut settled = self.inner.settled.clone();
+        let owner_gone = async { while settled.changed().await.is_ok() {} };
         if tokio::time::timeout(OWNER, owner_gone).await.is_err() {
             tracing::error!("a change of a topic did not end in time");
         }
         let topics = self.inner.topics.swap(Arc::default());
-        let partitions = topics.values().flat_map(|topic| topic.partitions.iter());
+        let partitions = topics.values().flat_map(|topic| topic.hosted());
         let mut closing = tokio::task::JoinSet::new();
         for partition in partitions {
             let partition = partition.clone();
@@ -316,11 +417,7 @@ impl Broker {
             });
         }
         while closing.join_next().await.is_some() {}
-        for topic in topics.values() {
-            topic
-                .progress
-                .send_modify(|version| *version = version.wrapping_add(1));
-        }
+        topics.values().for_each(|topic| topic.wake());
         if let Err(error) = self.inner.tasks.shutdown(Duration::from_secs(10)).await {
             tracing::error!(%error, "close");
         }
@@ -374,202 +471,79 @@ fn claim(storage: &Path) -> Result<File, OpenError> {
     Ok(lock)
 }
 
-/// What all partitions of the node share.
-pub(super) struct Hosting {
-    tasks: Tasks,
-    clock: Arc<dyn Clock>,
-    stats: Arc<Stats>,
-    writers: Arc<Semaphore>,
-    compressors: Arc<Semaphore>,
+/// Takes the address for other nodes, and says what they are told.
+async fn listen(options: &ClusterOptions) -> Result<(Option<TcpListener>, String), OpenError> {
+    let Some(address) = options.listen else {
+        return Ok((None, String::new()));
+    };
+    let failed = |error: std::io::Error| OpenError::PeerListen {
+        address,
+        reason: error.to_string(),
+    };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    let told = options.advertise.clone();
+    Ok((Some(listener), told.unwrap_or_else(|| bound.to_string())))
 }
 
-/// Opens and removes logs on behalf of the topics' owner.
-pub(super) struct Host {
-    root: PathBuf,
-    disk: Arc<dyn Disk>,
-    files: Arc<FileCache>,
-    /// This node.
-    pub(super) node: NodeId,
-    hosting: Hosting,
+/// Bytes that the metadata must find free to take a command. Far below what producers leave free:
+/// on a full disk, topics can still be deleted.
+const METADATA_ROOM: u64 = 1 << 20;
+
+async fn open_store(storage: &Path, wires: Arc<Wires>, address: &str) -> Result<Store, OpenError> {
+    let path = storage.join("metadata.db");
+    let options = StoreOptions {
+        transport: wires,
+        address: address.to_owned(),
+        reserve: METADATA_ROOM,
+        ..StoreOptions::default()
+    };
+    let opened = Store::open_member(&path, options).await;
+    opened.map_err(|error| OpenError::Metadata {
+        path,
+        reason: partition::chain(&error),
+    })
 }
 
-impl Host {
-    fn topic_dir(&self, id: TopicId) -> PathBuf {
-        self.root.join(id.to_string())
-    }
-
-    /// Blocking. Opens the log of one partition.
-    pub(super) fn open_log(
-        &self,
-        topic: &TopicEntry,
-        partition: Partition,
-    ) -> Result<PartitionLog, OpenError> {
-        let dir = self.topic_dir(topic.id).join(partition.to_string());
-        let options = log_options(&topic.settings);
-        let opened = PartitionLog::open(
-            self.disk.clone(),
-            self.files.clone(),
-            &dir,
-            topic.id,
-            partition,
-            options,
-        );
-        let name = TopicPartition {
-            topic: topic.name.clone(),
-            partition,
-        };
-        let (log, recovery) = opened.map_err(|error| OpenError::Log {
-            partition: name.clone(),
-            reason: partition::chain(&error),
-        })?;
-        if recovery.truncated_bytes != 0 || !recovery.quarantined.is_empty() {
-            tracing::warn!(partition = %name, ?recovery, "recovered");
-            let truncated = &self.hosting.stats.recovery_truncated_bytes;
-            truncated.fetch_add(recovery.truncated_bytes, Ordering::Relaxed);
+async fn start_gossip(
+    listener: &TcpListener,
+    options: &Options,
+    secret: &ClusterSecret,
+    node: NodeId,
+    peer_address: &str,
+    generation: Timestamp,
+    tasks: &Tasks,
+) -> Result<Gossip, OpenError> {
+    let failed = |reason: String| OpenError::Gossip { reason };
+    let listen = listener
+        .local_addr()
+        .map_err(|error| failed(error.to_string()))?;
+    let advertise = match &options.cluster.advertise {
+        None => None,
+        Some(advertise) => {
+            let found = tokio::net::lookup_host(advertise.as_str()).await;
+            let found = found.map_err(|error| failed(format!("{advertise}: {error}")))?;
+            found.into_iter().next()
         }
-        Ok(log)
-    }
-
-    /// Starts the task that owns `log`. Must be called inside the runtime.
-    pub(super) fn host(
-        &self,
-        topic: &TopicEntry,
-        partition: Partition,
-        epoch: LeaderEpoch,
-        log: PartitionLog,
-        progress: &tokio::sync::watch::Sender<u64>,
-    ) -> partition::PartitionHandle {
-        let name = TopicPartition {
-            topic: topic.name.clone(),
-            partition,
-        };
-        let hosted = Hosted {
-            tasks: self.hosting.tasks.clone(),
-            clock: self.hosting.clock.clone(),
-            stats: self.hosting.stats.clone(),
-            progress: progress.clone(),
-            writers: self.hosting.writers.clone(),
-            compressors: self.hosting.compressors.clone(),
-        };
-        partition::spawn(name, log, epoch, topic.settings.durability, hosted)
-    }
-
-    /// Blocking. Deletes what is left of a deleted topic.
-    pub(super) fn remove_topic(&self, id: TopicId) -> Result<(), OpenError> {
-        let dir = self.topic_dir(id);
-        let gone = |done: std::io::Result<()>| match done {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            done => done,
-        };
-        // Durably: the metadata is about to forget the topic, and nobody would find files that a
-        // power loss brings back.
-        gone(std::fs::remove_dir_all(&dir))
-            .and_then(|()| gone(self.disk.sync_dir(&self.root)))
-            .map_err(|error| OpenError::Unusable {
-                path: dir,
-                reason: error.to_string(),
-            })
-    }
-}
-
-pub(super) fn log_options(settings: &TopicSettings) -> LogOptions {
-    LogOptions {
-        segment_bytes: settings.segment_bytes,
-        segment_ms: settings.segment_ms,
-        retention_ms: settings.retention_ms,
-        retention_bytes: settings.retention_bytes,
-        compression: settings.compression,
-        use_append_time: settings.timestamp_type == TimestampType::Append,
-        replicated: false,
-    }
-}
-
-/// Opens all logs of all topics, several at once: recovery is bound by the disk, not by one core.
-async fn open_topics(host: &Arc<Host>, view: &View) -> Result<TopicMap, OpenError> {
-    let entries: Vec<Arc<TopicEntry>> = view.topics().cloned().collect();
-    let mut wanted = Vec::new();
-    for entry in &entries {
-        for (partition, record) in view.partitions_of(entry.id) {
-            wanted.push((entry.clone(), partition, record.leader_epoch));
-        }
-    }
-    let share = wanted.len().div_ceil(OPENERS).max(1);
-    let mut opening = Vec::new();
-    for chunk in wanted.chunks(share) {
-        let (host, chunk) = (host.clone(), chunk.to_vec());
-        opening.push(tokio::task::spawn_blocking(move || {
-            chunk
-                .into_iter()
-                .map(|(entry, partition, epoch)| {
-                    host.open_log(&entry, partition)
-                        .map(|log| (entry, partition, epoch, log))
-                })
-                .collect::<Result<Vec<_>, _>>()
-        }));
-    }
-    let mut topics: TopicMap = entries
-        .into_iter()
-        .map(|entry| {
-            (
-                entry.name.clone(),
-                Arc::new(Topic::without_partitions(entry)),
-            )
-        })
-        .collect();
-    for opened in opening {
-        let opened = match opened.await {
-            Ok(opened) => opened?,
-            Err(error) => {
-                return Err(OpenError::Unusable {
-                    path: host.root.clone(),
-                    reason: error.to_string(),
-                });
-            }
-        };
-        for (entry, partition, epoch, log) in opened {
-            // Chunks are in order of topic and partition, so partitions are pushed in order.
-            if let Some(topic) = topics.get_mut(&entry.name).and_then(Arc::get_mut) {
-                let handle = host.host(&entry, partition, epoch, log, &topic.progress);
-                topic.partitions.push(handle);
-            }
-        }
-    }
-    Ok(topics)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::storage::tests::sim::{Faults, SimDisk};
-
-    #[test]
-    fn a_deleted_topic_is_not_forgotten_before_its_files_are_gone_for_good() {
-        let dir = tempfile::tempdir().unwrap();
-        let disk = SimDisk::default();
-        let host = Host {
-            root: dir.path().join("topics"),
-            disk: Arc::new(disk.clone()),
-            files: Arc::new(FileCache::new(1)),
-            node: NodeId(1),
-            hosting: Hosting {
-                tasks: Tasks::new(),
-                clock: Arc::new(SystemClock),
-                stats: Arc::default(),
-                writers: Arc::new(Semaphore::new(1)),
-                compressors: Arc::new(Semaphore::new(1)),
-            },
-        };
-        let id = TopicId(Uuid::from_u128(1));
-        std::fs::create_dir_all(host.topic_dir(id).join("0")).unwrap();
-        disk.set_faults(Faults {
-            fail_sync_after: Some(0),
-            ..Faults::default()
-        });
-        assert!(matches!(
-            host.remove_topic(id),
-            Err(OpenError::Unusable { .. })
-        ));
-        assert!(host.remove_topic(id).is_ok(), "it can be tried again");
-        assert!(!host.topic_dir(id).exists());
-    }
+    };
+    let started = Gossip::start(
+        GossipOptions {
+            node,
+            name: options.id.clone(),
+            generation: generation.0.max(0) as u64,
+            listen,
+            advertise,
+            seeds: options.cluster.join.clone(),
+            secret: secret.clone(),
+            interval: GOSSIP_INTERVAL,
+            values: vec![
+                (GossipKey::Http, options.cluster.http.clone()),
+                (GossipKey::Peer, peer_address.to_owned()),
+            ],
+        },
+        tasks,
+    );
+    started
+        .await
+        .map_err(|error| failed(partition::chain(&error)))
 }

@@ -2,12 +2,19 @@
 //! [`Broker`] can do without a listener.
 
 mod brokers;
+mod cluster;
+mod controller;
 mod embedded;
 mod error;
 mod fetch;
 mod lifecycle;
+mod membership;
+mod peer;
 mod positions;
 mod produce;
+mod reconcile;
+mod replicate;
+mod route;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -15,12 +22,14 @@ mod topics;
 
 pub use crate::types::Acks;
 pub use brokers::{BrokerError, Brokers, StartOptions};
+pub use cluster::{ClusterError, ClusterStatus, NodeDescription, PartitionCounts, ReplicaMove};
 pub use embedded::Subscription;
 pub use error::{FetchError, OpenError, ProduceError, TopicError, UnknownPartition};
 pub use fetch::{Fetched, From};
-pub use lifecycle::Options;
+pub use lifecycle::{ClusterOptions, Options};
 pub use positions::ConsumeError;
 pub use produce::Placed;
+pub use route::RouteError;
 pub use status::Status;
 pub use topics::{PartitionStatus, TopicDescription};
 

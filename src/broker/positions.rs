@@ -15,7 +15,6 @@ use super::{Broker, FetchError};
 use crate::metadata::Command;
 use crate::partition;
 use crate::record::{Batch, StoredRecord};
-use crate::storage::ReadError;
 use crate::types::{Code, Offset, Partition, TopicName};
 
 pub(super) struct Request {
@@ -166,18 +165,21 @@ async fn record_at(
     partition: Partition,
     at: Offset,
 ) -> Result<Option<StoredRecord>, FetchError> {
-    let handle = topic.partition(partition)?;
-    let at = at.max(handle.reader().log_start());
-    if handle.reader().high_watermark() <= at {
+    let name = &topic.entry.name;
+    let (start, end) = broker.bounds(name, partition).await?;
+    let at = at.max(start);
+    if end <= at {
         return Ok(None);
     }
-    let name = &topic.entry.name;
     let fetched = match broker.fetch(name, partition, at, 1).await {
         // Trimmed in between: the next call begins behind the trim.
         Err(FetchError::Trimmed { .. }) => return Ok(None),
         fetched => fetched?,
     };
-    let corrupt = || FetchError::from_read(handle.name(), at, ReadError::Corrupt { offset: at });
+    let corrupt = || FetchError::Corrupt {
+        partition: topic.name_of(partition),
+        offset: at,
+    };
     let batch = Batch::take(&mut fetched.batches.clone()).map_err(|_| corrupt())?;
     batch.verify().map_err(|_| corrupt())?;
     let unpacked = batch.unpack().map_err(|_| corrupt())?;

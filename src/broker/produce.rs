@@ -1,10 +1,13 @@
 //! Taking records in.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::join_all;
 
+use super::peer::wire::{Append, NotLeader};
+use super::route::{RouteError, Site};
 use super::topics::Topic;
 use super::{Broker, ProduceError, UnknownPartition};
 use crate::partition::{AppendError, AppendRequest, Appended, PartitionHandle};
@@ -78,17 +81,17 @@ impl Broker {
         };
         let mut requests = Vec::with_capacity(pending.len());
         for group in pending {
-            let handle = topic.partition(Partition(group.partition))?;
+            let partition = topic.check_partition(Partition(group.partition))?;
             if limits::BATCH_BYTES < group.builder.batch_len() {
                 return Err(ProduceError::TooLarge {
-                    partition: handle.name().clone(),
+                    partition: topic.name_of(partition),
                 });
             }
             let Some(batch) = group.builder.build(codec, Producer::default()) else {
                 continue;
             };
             requests.push((
-                handle,
+                partition,
                 AppendRequest {
                     batches: vec![owned(batch)],
                     expected,
@@ -100,9 +103,14 @@ impl Broker {
         let mut placed = vec![None; records.len()];
         let (requests, indexes): (Vec<_>, Vec<_>) = requests
             .into_iter()
-            .map(|(handle, request, indexes)| ((handle, request), indexes))
+            .map(|(partition, request, indexes)| ((partition, request), indexes))
             .unzip();
-        for (appended, indexes) in append_all(requests, acks).await?.into_iter().zip(indexes) {
+        for (appended, indexes) in self
+            .append_all(&topic, requests, acks)
+            .await?
+            .into_iter()
+            .zip(indexes)
+        {
             let (partition, Some(batch)) = (appended.0, appended.1.first()) else {
                 continue;
             };
@@ -171,12 +179,13 @@ impl Broker {
         let partitions = topic.entry.settings.partitions;
         let partition =
             partition.unwrap_or_else(|| Partition(topic.sticky.choose(bytes, partitions)));
-        let handle = topic.partition(partition)?;
+        let partition = topic.check_partition(partition)?;
         if batches.is_empty() {
             return Ok(Vec::new());
         }
         let request = AppendRequest { batches, expected };
-        let mut appended = append_all(vec![(handle, request)], acks).await?;
+        let requests = vec![(partition, request)];
+        let mut appended = self.append_all(&topic, requests, acks).await?;
         Ok(appended
             .pop()
             .map_or_else(Vec::new, |(partition, batches)| {
@@ -295,36 +304,131 @@ fn distribute(
 
 type PartitionAppended = (Partition, Vec<Appended>);
 
-async fn append_all(
-    requests: Vec<(&PartitionHandle, AppendRequest)>,
-    acks: Acks,
-) -> Result<Vec<PartitionAppended>, ProduceError> {
-    if acks == Acks::None {
-        let handed_over = requests.into_iter().map(|(handle, request)| {
-            let done = handle.append_unacknowledged(request);
-            (handle.name().partition, done.map(|()| Vec::new()))
+impl Broker {
+    async fn append_all(
+        &self,
+        topic: &Arc<Topic>,
+        mut requests: Vec<(Partition, AppendRequest)>,
+        acks: Acks,
+    ) -> Result<Vec<PartitionAppended>, ProduceError> {
+        if requests.len() <= 1 {
+            let Some((partition, request)) = requests.pop() else {
+                return Ok(Vec::new());
+            };
+            let appended = self.append(topic, partition, request, acks).await?;
+            return Ok(match acks {
+                Acks::None => Vec::new(),
+                Acks::All | Acks::Leader => vec![(partition, appended)],
+            });
+        }
+        let appends = requests.into_iter().map(|(partition, request)| async move {
+            let appended = self.append(topic, partition, request, acks).await;
+            (partition, appended)
         });
-        outcome(handed_over.collect())?;
-        return Ok(Vec::new());
+        let appended = outcome(join_all(appends).await)?;
+        Ok(match acks {
+            Acks::None => Vec::new(),
+            Acks::All | Acks::Leader => appended,
+        })
     }
-    if let [(handle, _)] = requests[..] {
-        let mut requests = requests;
-        let Some((_, request)) = requests.pop() else {
-            return Ok(Vec::new());
-        };
-        let appended = handle.append(request).await?;
-        return Ok(vec![(handle.name().partition, appended)]);
+
+    /// Appends to one partition, wherever it is led.
+    async fn append(
+        &self,
+        topic: &Arc<Topic>,
+        partition: Partition,
+        request: AppendRequest,
+        acks: Acks,
+    ) -> Result<Vec<Appended>, AppendFailed> {
+        if let Site::Here(handle) = self.site(topic, partition).await? {
+            return Ok(self.append_here(&handle, request, acks).await?);
+        }
+        let AppendRequest { batches, expected } = request;
+        let lengths: Vec<u32> = batches.iter().map(|batch| batch.len() as u32).collect();
+        let mut body = BytesMut::with_capacity(batches.iter().map(BytesMut::len).sum());
+        batches
+            .iter()
+            .for_each(|batch| body.extend_from_slice(batch));
+        let body = body.freeze();
+        let appended = self.at_leader(
+            topic,
+            partition,
+            |key| Append {
+                key,
+                acks,
+                expected,
+                lengths: lengths.clone(),
+            },
+            body.clone(),
+            |handle| {
+                // The lead has come here meanwhile.
+                let mut rest = BytesMut::from(body.as_ref());
+                let batches = lengths.iter().map(|length| rest.split_to(*length as usize));
+                let batches = batches.collect();
+                async move {
+                    let request = AppendRequest { batches, expected };
+                    match self.append_here(&handle, request, acks).await {
+                        Err(AppendError::NotLeader { .. }) => Err(NotLeader {
+                            leader: None,
+                            epoch: handle.role().epoch,
+                        }),
+                        appended => Ok((appended, Bytes::new())),
+                    }
+                }
+            },
+        );
+        Ok(appended.await?.0?)
     }
-    let appends = requests.into_iter().map(|(handle, request)| async move {
-        (handle.name().partition, handle.append(request).await)
-    });
-    outcome(join_all(appends).await)
+
+    /// Appends to a partition that this node leads.
+    pub(super) async fn append_here(
+        &self,
+        handle: &PartitionHandle,
+        request: AppendRequest,
+        acks: Acks,
+    ) -> Result<Vec<Appended>, AppendError> {
+        if self.inner.space.is_short() {
+            let partition = handle.name().clone();
+            return Err(AppendError::NoSpace { partition });
+        }
+        match acks {
+            Acks::None => handle.append_unacknowledged(request).map(|()| Vec::new()),
+            Acks::All | Acks::Leader => handle.append(request, acks).await,
+        }
+    }
+}
+
+/// Why one partition did not take its records, or may not have.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(super) enum AppendFailed {
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    #[error(transparent)]
+    Route(#[from] RouteError),
+}
+
+impl AppendFailed {
+    fn is_uncertain(&self) -> bool {
+        match self {
+            Self::Append(error) => error.is_uncertain(),
+            Self::Route(error) => matches!(error, RouteError::ConnectionLost { .. }),
+        }
+    }
+}
+
+impl From<AppendFailed> for ProduceError {
+    fn from(failed: AppendFailed) -> Self {
+        match failed {
+            AppendFailed::Append(error) => Self::Append(error),
+            AppendFailed::Route(error) => Self::Route(error),
+        }
+    }
 }
 
 /// One answer for several partitions. It says "refused" only if no partition took anything, nor
 /// may have taken anything.
 fn outcome(
-    done: Vec<(Partition, Result<Vec<Appended>, AppendError>)>,
+    done: Vec<(Partition, Result<Vec<Appended>, AppendFailed>)>,
 ) -> Result<Vec<PartitionAppended>, ProduceError> {
     let some_appended = done.iter().any(|(_, result)| result.is_ok());
     let (mut appended, mut failed) = (Vec::with_capacity(done.len()), None);
@@ -332,14 +436,14 @@ fn outcome(
         match result {
             Ok(batches) => appended.push((partition, batches)),
             Err(error) => match &failed {
-                Some(worse) if !error.is_uncertain() || AppendError::is_uncertain(worse) => {}
+                Some(worse) if !error.is_uncertain() || AppendFailed::is_uncertain(worse) => {}
                 _ => failed = Some(error),
             },
         }
     }
     match failed {
         None => Ok(appended),
-        Some(error) if some_appended => Err(ProduceError::Partial(error)),
+        Some(error) if some_appended => Err(ProduceError::Partial(error.to_string())),
         Some(error) => Err(error.into()),
     }
 }
@@ -364,7 +468,9 @@ mod tests {
         };
         let of = |results: [Result<(), &AppendError>; 2]| {
             let done = results.map(|result| {
-                let result = result.map(|()| Vec::new()).map_err(Clone::clone);
+                let result = result
+                    .map(|()| Vec::new())
+                    .map_err(|error| error.clone().into());
                 (Partition(0), result)
             });
             outcome(done.into()).map_err(|error| error.code().outcome())

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::Broker;
 use crate::partition::State;
-use crate::types::Timestamp;
+use crate::types::{Partition, Timestamp};
 
 /// How a broker is, in numbers and in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +51,17 @@ impl Broker {
                 "the disk is nearly full ({free} bytes free): records are refused"
             ));
         }
-        for handle in topics.values().flat_map(|topic| &topic.partitions) {
+        for topic in topics.values() {
+            for (index, place) in topic.partitions.iter().enumerate() {
+                if let Some(reason) = &place.failed {
+                    let name = topic.name_of(Partition(index as u32));
+                    status
+                        .problems
+                        .push(format!("{name} cannot be opened here: {reason}"));
+                }
+            }
+        }
+        for handle in topics.values().flat_map(|topic| topic.hosted()) {
             let stats = handle.reader().stats();
             status.partitions += 1;
             status.bytes += stats.bytes;

@@ -35,7 +35,7 @@ async fn send(broker: &Broker, name: &str, record: Record) -> Result<Placed, Pro
 /// All records of a partition that readers can see.
 async fn read(broker: &Broker, name: &str, partition: u32) -> Vec<StoredRecord> {
     let (name, partition) = (topic(name), Partition(partition));
-    let (mut at, mut records) = (broker.bounds(&name, partition).unwrap().0, Vec::new());
+    let (mut at, mut records) = (broker.bounds(&name, partition).await.unwrap().0, Vec::new());
     loop {
         let mut fetched = broker.fetch(&name, partition, at, 1 << 20).await.unwrap();
         if fetched.batches.is_empty() {
@@ -176,7 +176,7 @@ async fn a_refused_request_leaves_no_topic_behind() {
         let refused = broker.produce(&topic("t"), records, Acks::All, None).await;
         assert!(refused.is_err());
         assert_eq!(
-            broker.topic(&topic("t")).unwrap_err().code(),
+            broker.topic(&topic("t")).await.unwrap_err().code(),
             Code::TopicNotFound
         );
     }
@@ -201,7 +201,7 @@ async fn a_small_body_of_batches_that_unpack_to_much_is_refused_before_they_are_
         .await;
     assert_eq!(refused.unwrap_err().code(), Code::TooLarge);
     assert_eq!(
-        broker.topic(&topic("t")).unwrap_err().code(),
+        broker.topic(&topic("t")).await.unwrap_err().code(),
         Code::TopicNotFound
     );
 }
@@ -281,12 +281,12 @@ async fn topics_come_change_and_go() {
             .code(),
         Code::InvalidSettings
     );
-    assert_eq!(broker.partitions(&topic("t")).unwrap().len(), 3);
+    assert_eq!(broker.partitions(&topic("t")).await.unwrap().len(), 3);
     assert_eq!(texts(&broker, "t", placed.partition.0).await, ["kept"]);
 
     broker.delete_topic(&topic("t")).await.unwrap();
     assert_eq!(
-        broker.topic(&topic("t")).unwrap_err().code(),
+        broker.topic(&topic("t")).await.unwrap_err().code(),
         Code::TopicNotFound
     );
     assert_eq!(
@@ -345,7 +345,7 @@ async fn reads_before_the_start_and_beyond_the_end_are_answered_precisely() {
     drop(broker);
     let broker = open(dir.path()).await;
     assert_eq!(
-        broker.bounds(&t, p).unwrap(),
+        broker.bounds(&t, p).await.unwrap(),
         (Offset(2), Offset(3)),
         "a trim outlives the process"
     );
@@ -488,7 +488,10 @@ async fn sealed_segments_are_recompressed_without_losing_a_record_and_old_ones_d
             .await
             .unwrap();
     }
-    let sizes = || broker.partitions(&topic("t")).unwrap()[0].stats;
+    let sizes = || {
+        let topic = broker.find_topic(&topic("t")).unwrap();
+        topic.hosted().next().unwrap().reader().stats()
+    };
     let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
     let mut progress = broker.progress(&topic("t")).unwrap();
     while sizes().appended_bytes < 2 * sizes().bytes {

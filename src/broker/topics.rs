@@ -1,46 +1,57 @@
-//! Topics: created, changed and deleted by one owner, described by anybody.
+//! Topics: created, changed and deleted through the metadata, described by anybody.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio_util::sync::CancellationToken;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::lifecycle::{Host, TopicMap, log_options};
+use super::peer::wire::{Describe, PartitionKey, Trim, TrimError};
 use super::produce::Sticky;
 use super::{Broker, ProduceError, TopicError, UnknownPartition};
-use crate::metadata::{Applied, ApplyError, Command, Rejected, Store, TopicEntry};
-use crate::partition::{self, PartitionHandle, State};
+use crate::metadata::{Applied, ApplyError, Command, Rejected, TopicEntry};
+use crate::partition::{PartitionHandle, ReplicaProgress, State};
 use crate::storage::LogStats;
 use crate::types::{
-    Clock, LeaderEpoch, Offset, Partition, Timestamp, TopicId, TopicName, TopicPartition,
-    TopicPatch, TopicSettings,
+    InvalidSettings, NodeId, Offset, Partition, PartitionRecord, Timestamp, TopicId, TopicName,
+    TopicPartition, TopicPatch, TopicSettings,
 };
 
-/// A topic at work: its metadata and the partitions that this node hosts.
+/// A topic at work: its metadata, and what this node has of its partitions.
 pub(super) struct Topic {
     pub(super) entry: Arc<TopicEntry>,
     /// Index = partition.
-    pub(super) partitions: Vec<PartitionHandle>,
+    pub(super) partitions: Vec<Place>,
+    /// Changes whenever readers may see more, here or elsewhere.
     pub(super) progress: watch::Sender<u64>,
+    /// Changes whenever readers may see more of what this node leads.
+    pub(super) led: watch::Sender<u64>,
     pub(super) sticky: Arc<Sticky>,
 }
 
-impl Topic {
-    pub(super) fn without_partitions(entry: Arc<TopicEntry>) -> Self {
-        Self {
-            entry,
-            partitions: Vec::new(),
-            progress: watch::Sender::new(0),
-            sticky: Arc::default(),
-        }
-    }
+/// One partition, as the cluster agrees, and this node's copy of it.
+#[derive(Clone)]
+pub(super) struct Place {
+    pub(super) record: Arc<PartitionRecord>,
+    pub(super) hosted: Option<PartitionHandle>,
+    /// Why this node cannot open its copy.
+    pub(super) failed: Option<Arc<str>>,
+}
 
-    pub(super) fn partition(
+impl Topic {
+    /// The partition's handle, if this node leads it now.
+    pub(super) fn leading(
         &self,
         partition: Partition,
-    ) -> Result<&PartitionHandle, UnknownPartition> {
+    ) -> Result<Option<&PartitionHandle>, UnknownPartition> {
+        let hosted = self.place(partition)?.hosted.as_ref();
+        Ok(hosted.filter(|handle| handle.role().leads))
+    }
+
+    pub(super) fn place(&self, partition: Partition) -> Result<&Place, UnknownPartition> {
         self.partitions
             .get(partition.0 as usize)
             .ok_or_else(|| self.unknown(partition))
@@ -50,7 +61,22 @@ impl Topic {
         &self,
         partition: Partition,
     ) -> Result<Partition, UnknownPartition> {
-        self.partition(partition).map(|_| partition)
+        self.place(partition).map(|_| partition)
+    }
+
+    /// The partition's name for people.
+    pub(super) fn name_of(&self, partition: Partition) -> TopicPartition {
+        TopicPartition {
+            topic: self.entry.name.clone(),
+            partition,
+        }
+    }
+
+    /// The partitions that this node has a copy of.
+    pub(super) fn hosted(&self) -> impl Iterator<Item = &PartitionHandle> {
+        self.partitions
+            .iter()
+            .filter_map(|place| place.hosted.as_ref())
     }
 
     fn unknown(&self, partition: Partition) -> UnknownPartition {
@@ -59,6 +85,24 @@ impl Topic {
             topic: self.entry.name.clone(),
             partition,
             partitions,
+        }
+    }
+
+    /// The topic with other partitions; readers and writers stay with it.
+    pub(super) fn with(&self, partitions: Vec<Place>) -> Self {
+        Self {
+            entry: self.entry.clone(),
+            partitions,
+            progress: self.progress.clone(),
+            led: self.led.clone(),
+            sticky: self.sticky.clone(),
+        }
+    }
+
+    /// Wakes readers: there are other partitions, other leaders, or the topic is gone.
+    pub(super) fn wake(&self) {
+        for word in [&self.progress, &self.led] {
+            word.send_modify(|version| *version = version.wrapping_add(1));
         }
     }
 }
@@ -82,27 +126,29 @@ pub struct TopicDescription {
     pub appended_bytes: u64,
 }
 
-/// One partition: from where to where it goes, and how it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One partition: who has it, from where to where it goes, and how it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionStatus {
     /// Its index.
     pub partition: Partition,
-    /// The reign in which this node leads it.
-    pub leader_epoch: LeaderEpoch,
+    /// What the cluster agrees on about it.
+    pub record: Arc<PartitionRecord>,
     /// First offset that can be read.
     pub log_start: Offset,
     /// Offset after the last record that readers can see.
     pub high_watermark: Offset,
     /// Offset that the next record gets.
     pub log_end: Offset,
-    /// Sizes.
+    /// Sizes of the leader's copy.
     pub stats: LogStats,
     /// Whether it takes records.
     pub state: State,
+    /// How far the followers are.
+    pub replicas: Vec<ReplicaProgress>,
 }
 
 impl Topic {
-    fn describe(&self) -> TopicDescription {
+    fn describe(&self, partitions: &[PartitionStatus]) -> TopicDescription {
         let mut description = TopicDescription {
             name: self.entry.name.clone(),
             id: self.entry.id,
@@ -112,22 +158,75 @@ impl Topic {
             bytes: 0,
             appended_bytes: 0,
         };
-        for reader in self.partitions.iter().map(PartitionHandle::reader) {
-            let stats = reader.stats();
-            description.records += reader
-                .high_watermark()
-                .0
-                .saturating_sub(reader.log_start().0);
-            description.bytes += stats.bytes;
-            description.appended_bytes += stats.appended_bytes;
+        for status in partitions {
+            let records = status.high_watermark.0.saturating_sub(status.log_start.0);
+            description.records += records;
+            description.bytes += status.stats.bytes;
+            description.appended_bytes += status.stats.appended_bytes;
         }
         description
+    }
+
+    /// How a partition stands whose leader does not say.
+    fn unheard(&self, partition: Partition, reason: &str) -> PartitionStatus {
+        let place = self.partitions.get(partition.0 as usize);
+        PartitionStatus {
+            partition,
+            record: place.map(|place| place.record.clone()).unwrap_or_default(),
+            log_start: Offset::ZERO,
+            high_watermark: Offset::ZERO,
+            log_end: Offset::ZERO,
+            stats: LogStats::default(),
+            state: State::Offline(reason.to_owned()),
+            replicas: Vec::new(),
+        }
+    }
+
+    /// How the partitions stand that are led here.
+    async fn led_here(&self) -> Vec<PartitionStatus> {
+        let mut led = Vec::new();
+        for (index, place) in self.partitions.iter().enumerate() {
+            let Some(handle) = place.hosted.as_ref().filter(|handle| handle.role().leads) else {
+                continue;
+            };
+            let replicas = match place.record.replicas.len() {
+                1 => Vec::new(),
+                _ => handle.replicas().await,
+            };
+            led.push(PartitionStatus {
+                partition: Partition(index as u32),
+                record: place.record.clone(),
+                log_start: handle.reader().log_start(),
+                high_watermark: handle.reader().high_watermark(),
+                log_end: handle.reader().log_end(),
+                stats: handle.reader().stats(),
+                state: handle.state(),
+                replicas,
+            });
+        }
+        led
     }
 }
 
 impl Broker {
     pub(super) fn find_topic(&self, name: &TopicName) -> Option<Arc<Topic>> {
         self.inner.topics.load().get(name).cloned()
+    }
+
+    pub(super) fn topic_by_id(&self, id: TopicId) -> Option<Arc<Topic>> {
+        let view = self.inner.store.view();
+        let name = view
+            .borrow()
+            .topic_by_id(id)
+            .map(|entry| entry.name.clone())?;
+        self.find_topic(&name).filter(|topic| topic.entry.id == id)
+    }
+
+    /// This node's copy of the partition.
+    pub(super) fn hosted(&self, key: PartitionKey) -> Option<PartitionHandle> {
+        let topic = self.topic_by_id(key.topic)?;
+        let place = topic.partitions.get(key.partition.0 as usize)?;
+        place.hosted.clone()
     }
 
     pub(super) fn existing_topic(&self, name: &TopicName) -> Result<Arc<Topic>, TopicError> {
@@ -171,14 +270,20 @@ impl Broker {
         if name.is_internal() {
             return Err(TopicError::Reserved(name.clone()));
         }
-        let settings = self.inner.options.defaults.with(patch)?;
-        let name = name.clone();
-        self.ask(|reply| TopicRequest::Create {
-            name,
-            settings,
-            reply,
-        })
-        .await
+        let create = Command::CreateTopic {
+            name: name.clone(),
+            id: TopicId(Uuid::now_v7()),
+            settings: self.inner.options.defaults.with(patch)?,
+            at: self.inner.clock.now(),
+        };
+        let created = match self.change(create).await {
+            Ok(_) => true,
+            Err(ApplyError::Rejected(Rejected::TopicExists {
+                same_settings: true,
+            })) => false,
+            Err(error) => return Err(TopicError::from_apply(name, &error)),
+        };
+        Ok((created, self.topic(name).await?))
     }
 
     /// Changes a topic's settings.
@@ -190,80 +295,170 @@ impl Broker {
         name: &TopicName,
         patch: &TopicPatch,
     ) -> Result<TopicDescription, TopicError> {
-        let (name, patch) = (name.clone(), patch.clone());
-        self.ask(|reply| TopicRequest::Alter { name, patch, reply })
-            .await
+        let alter = Command::AlterTopic {
+            name: name.clone(),
+            patch: patch.clone(),
+            at: self.inner.clock.now(),
+        };
+        match self.change(alter).await {
+            Ok(_) => self.topic(name).await,
+            Err(ApplyError::Rejected(Rejected::InvalidSettings(error))) => Err(error.into()),
+            Err(ApplyError::Rejected(Rejected::FewerPartitions { current, asked })) => {
+                let why = format!("can grow, never shrink: there are {current}, not {asked}");
+                let setting = "partitions".into();
+                Err(InvalidSettings { setting, why }.into())
+            }
+            Err(error) => Err(TopicError::from_apply(name, &error)),
+        }
     }
 
-    /// Deletes a topic and all its records.
+    /// Deletes a topic and all its records. Other nodes delete their copies a moment later.
     ///
     /// # Errors
     /// See [`TopicError`].
     pub async fn delete_topic(&self, name: &TopicName) -> Result<(), TopicError> {
-        let name = name.clone();
-        self.ask(|reply| TopicRequest::Delete { name, reply }).await
+        let topic = self.existing_topic(name)?;
+        let delete = Command::DeleteTopic {
+            name: name.clone(),
+            id: topic.entry.id,
+            at: self.inner.clock.now(),
+        };
+        if let Err(error) = self.change(delete).await {
+            return Err(TopicError::from_apply(name, &error));
+        }
+        // The disk has the room again when this returns; if it refuses, it is tried until it does.
+        let (id, node) = (topic.entry.id, self.inner.node);
+        drop(topic);
+        let mut views = self.inner.store.view();
+        let gone = views.wait_for(|view| {
+            let mut deleted = view.deleted();
+            !deleted.any(|deleted| deleted.id == id && deleted.holders.contains(&node))
+        });
+        let _ = tokio::time::timeout(REMOVE, gone).await;
+        Ok(())
     }
 
-    async fn ask<T>(
-        &self,
-        request: impl FnOnce(oneshot::Sender<Result<T, TopicError>>) -> TopicRequest,
-    ) -> Result<T, TopicError> {
-        let (reply, answer) = oneshot::channel();
-        let sent = self.inner.topic_requests.send(request(reply)).await;
-        sent.map_err(|_| TopicError::Closing)?;
-        answer.await.unwrap_or(Err(TopicError::Closing))
+    /// Changes the metadata, and waits until this node works by it.
+    pub(super) async fn change(&self, command: Command) -> Result<Applied, ApplyError> {
+        let applied = self.inner.store.apply(command).await?;
+        let now = self.inner.store.view().borrow().clone();
+        let mut settled = self.inner.settled.clone();
+        let reached = settled.wait_for(|settled| {
+            now.applied <= settled.applied
+                || (now.same_topics(settled) && now.same_partitions(settled))
+        });
+        // A broker that closes settles nothing any more; the change is made all the same.
+        let _ = tokio::time::timeout(SETTLE, reached).await;
+        Ok(applied)
     }
 
     /// A topic, its settings and its size.
     ///
     /// # Errors
     /// [`TopicError::NotFound`].
-    pub fn topic(&self, name: &TopicName) -> Result<TopicDescription, TopicError> {
+    pub async fn topic(&self, name: &TopicName) -> Result<TopicDescription, TopicError> {
         let topic = self.existing_topic(name)?;
-        Ok(topic.describe())
+        let statuses = self.statuses(std::slice::from_ref(&topic)).await;
+        let partitions = statuses.first().map_or(&[][..], Vec::as_slice);
+        Ok(topic.describe(partitions))
     }
 
     /// Up to `limit` topics by name, those after `after` whose names begin with `prefix`, and
     /// whether there are more.
-    pub fn topics(
+    pub async fn topics(
         &self,
         after: Option<&TopicName>,
         prefix: &str,
         limit: usize,
     ) -> (Vec<TopicDescription>, bool) {
         use std::ops::Bound::{Excluded, Unbounded};
-        let topics = self.inner.topics.load();
+        let topics = self.inner.topics.load_full();
         let from = after.map_or(Unbounded, Excluded);
         let mut matching = topics
             .range::<TopicName, _>((from, Unbounded))
             .filter(|(name, _)| name.as_str().starts_with(prefix));
-        let page = matching
+        let page: Vec<Arc<Topic>> = matching
             .by_ref()
             .take(limit)
-            .map(|(_, topic)| topic.describe())
+            .map(|(_, topic)| topic.clone())
             .collect();
-        (page, matching.next().is_some())
+        let more = matching.next().is_some();
+        let statuses = self.statuses(&page).await;
+        let described = page.iter().zip(&statuses);
+        (
+            described
+                .map(|(topic, partitions)| topic.describe(partitions))
+                .collect(),
+            more,
+        )
     }
 
     /// The partitions of a topic, in order.
     ///
     /// # Errors
     /// [`TopicError::NotFound`].
-    pub fn partitions(&self, name: &TopicName) -> Result<Vec<PartitionStatus>, TopicError> {
+    pub async fn partitions(&self, name: &TopicName) -> Result<Vec<PartitionStatus>, TopicError> {
         let topic = self.existing_topic(name)?;
-        Ok(topic
-            .partitions
-            .iter()
-            .map(|handle| PartitionStatus {
-                partition: handle.name().partition,
-                leader_epoch: handle.epoch(),
-                log_start: handle.reader().log_start(),
-                high_watermark: handle.reader().high_watermark(),
-                log_end: handle.reader().log_end(),
-                stats: handle.reader().stats(),
-                state: handle.state(),
-            })
-            .collect())
+        let mut statuses = self.statuses(&[topic]).await;
+        Ok(statuses.pop().unwrap_or_default())
+    }
+
+    /// How the partitions of these topics stand that are led here.
+    pub(super) async fn led(&self, topics: &[TopicId]) -> Vec<(TopicId, Vec<PartitionStatus>)> {
+        let mut led = Vec::with_capacity(topics.len());
+        for id in topics {
+            if let Some(topic) = self.topic_by_id(*id) {
+                led.push((*id, topic.led_here().await));
+            }
+        }
+        led
+    }
+
+    /// How all partitions of these topics stand, as their leaders say.
+    async fn statuses(&self, topics: &[Arc<Topic>]) -> Vec<Vec<PartitionStatus>> {
+        let mut heard: BTreeMap<(TopicId, Partition), PartitionStatus> = BTreeMap::new();
+        let mut elsewhere: BTreeMap<NodeId, BTreeSet<TopicId>> = BTreeMap::new();
+        for topic in topics {
+            for status in topic.led_here().await {
+                heard.insert((topic.entry.id, status.partition), status);
+            }
+            let leaders = topic
+                .partitions
+                .iter()
+                .filter_map(|place| place.record.leader);
+            for leader in leaders.filter(|leader| *leader != self.inner.node) {
+                elsewhere.entry(leader).or_default().insert(topic.entry.id);
+            }
+        }
+        let asks = elsewhere.into_iter().map(|(node, topics)| async move {
+            let topics = topics.into_iter().collect();
+            let describe = Describe { topics };
+            let asked = self.inner.peering.ask(node, &describe, Bytes::new());
+            // Who does not say how its partitions stand is shown so.
+            match tokio::time::timeout(DESCRIBE, asked).await {
+                Ok(Ok((led, _))) => led,
+                _ => Vec::new(),
+            }
+        });
+        for led in futures_util::future::join_all(asks).await {
+            for (id, partitions) in led {
+                for status in partitions {
+                    heard.insert((id, status.partition), status);
+                }
+            }
+        }
+        let all = topics.iter().map(|topic| {
+            let partitions = (0..topic.partitions.len() as u32).map(Partition);
+            partitions
+                .map(|partition| {
+                    let heard = heard.remove(&(topic.entry.id, partition));
+                    heard.unwrap_or_else(|| {
+                        topic.unheard(partition, "it has no leader that answers")
+                    })
+                })
+                .collect()
+        });
+        all.collect()
     }
 
     /// Deletes the records of a partition below `before`; returns the first offset that is left.
@@ -277,261 +472,35 @@ impl Broker {
         before: Offset,
     ) -> Result<Offset, TopicError> {
         let found = self.existing_topic(topic)?;
-        let handle = found.partition(partition)?;
-        let end = handle.reader().high_watermark();
-        if end < before {
-            let partition = TopicPartition {
-                topic: topic.clone(),
-                partition,
-            };
-            return Err(TopicError::BeyondEnd {
-                partition,
+        let trimmed = self.at_leader(
+            &found,
+            partition,
+            |key| Trim { key, before },
+            Bytes::new(),
+            |handle| async move {
+                let end = handle.reader().high_watermark();
+                let trimmed = match end < before {
+                    true => Err(TrimError::BeyondEnd(end)),
+                    false => handle.trim(before).await.map_err(TrimError::Maintain),
+                };
+                Ok((trimmed, Bytes::new()))
+            },
+        );
+        match trimmed.await?.0 {
+            Ok(start) => Ok(start),
+            Err(TrimError::Maintain(error)) => Err(error.into()),
+            Err(TrimError::BeyondEnd(end)) => Err(TopicError::BeyondEnd {
+                partition: found.name_of(partition),
                 before,
                 end,
-            });
+            }),
         }
-        Ok(handle.trim(before).await?)
     }
 }
 
-pub(super) enum TopicRequest {
-    Create {
-        name: TopicName,
-        settings: TopicSettings,
-        reply: oneshot::Sender<Result<(bool, TopicDescription), TopicError>>,
-    },
-    Alter {
-        name: TopicName,
-        patch: TopicPatch,
-        reply: oneshot::Sender<Result<TopicDescription, TopicError>>,
-    },
-    Delete {
-        name: TopicName,
-        reply: oneshot::Sender<Result<(), TopicError>>,
-    },
-}
-
-/// The one place where topics come, change and go: requests are taken one after another, so that
-/// metadata, files and the map of topics never disagree.
-pub(super) struct TopicOwner {
-    host: Arc<Host>,
-    store: Store,
-    topics: Arc<ArcSwap<TopicMap>>,
-    clock: Arc<dyn Clock>,
-    requests: mpsc::Receiver<TopicRequest>,
-}
-
-impl TopicOwner {
-    pub(super) fn new(
-        host: Arc<Host>,
-        store: Store,
-        topics: Arc<ArcSwap<TopicMap>>,
-        clock: Arc<dyn Clock>,
-        requests: mpsc::Receiver<TopicRequest>,
-    ) -> Self {
-        Self {
-            host,
-            store,
-            topics,
-            clock,
-            requests,
-        }
-    }
-
-    pub(super) async fn run(mut self, stop: CancellationToken) {
-        loop {
-            let request = tokio::select! {
-                () = stop.cancelled() => return,
-                request = self.requests.recv() => request,
-            };
-            // Requesters that have gone away do not want their answers.
-            match request {
-                None => return,
-                Some(TopicRequest::Create {
-                    name,
-                    settings,
-                    reply,
-                }) => {
-                    let _ = reply.send(self.create(name, settings).await);
-                }
-                Some(TopicRequest::Alter { name, patch, reply }) => {
-                    let _ = reply.send(self.alter(&name, patch).await);
-                }
-                Some(TopicRequest::Delete { name, reply }) => {
-                    let _ = reply.send(self.delete(&name).await);
-                }
-            }
-        }
-    }
-
-    async fn create(
-        &self,
-        name: TopicName,
-        settings: TopicSettings,
-    ) -> Result<(bool, TopicDescription), TopicError> {
-        let create = Command::CreateTopic {
-            name: name.clone(),
-            id: TopicId(Uuid::now_v7()),
-            settings,
-            at: self.clock.now(),
-        };
-        let entry = match self.store.apply(create).await {
-            Ok(Applied::TopicCreated(entry)) => entry,
-            Err(ApplyError::Rejected(Rejected::TopicExists {
-                same_settings: true,
-            })) => {
-                let topic = self.topics.load().get(&name).cloned();
-                return topic
-                    .map(|topic| (false, topic.describe()))
-                    .ok_or(TopicError::NotFound(name));
-            }
-            Ok(other) => return Err(TopicError::Metadata(format!("unexpected answer {other:?}"))),
-            Err(error) => return Err(TopicError::from_apply(&name, &error)),
-        };
-        let id = entry.id;
-        let topic = match self
-            .with_partitions(&Topic::without_partitions(entry.clone()), entry)
-            .await
-        {
-            Ok(topic) => topic,
-            Err(error) => {
-                let delete = Command::DeleteTopic {
-                    name: name.clone(),
-                    id,
-                    at: self.clock.now(),
-                };
-                let undone = self.store.apply(delete).await;
-                undone.map_err(|error| TopicError::from_apply(&name, &error))?;
-                return Err(error);
-            }
-        };
-        let description = topic.describe();
-        self.replace(name, Some(topic));
-        Ok((true, description))
-    }
-
-    async fn alter(
-        &self,
-        name: &TopicName,
-        patch: TopicPatch,
-    ) -> Result<TopicDescription, TopicError> {
-        let Some(before) = self.topics.load().get(name).cloned() else {
-            return Err(TopicError::NotFound(name.clone()));
-        };
-        let alter = Command::AlterTopic {
-            name: name.clone(),
-            patch,
-            at: self.clock.now(),
-        };
-        let entry = match self.store.apply(alter).await {
-            Ok(Applied::TopicAltered(entry)) => entry,
-            Ok(other) => return Err(TopicError::Metadata(format!("unexpected answer {other:?}"))),
-            Err(ApplyError::Rejected(Rejected::InvalidSettings(error))) => return Err(error.into()),
-            Err(ApplyError::Rejected(Rejected::FewerPartitions { current, asked })) => {
-                let why = format!("can grow, never shrink: there are {current}, not {asked}");
-                return Err(crate::types::InvalidSettings {
-                    setting: "partitions".into(),
-                    why,
-                }
-                .into());
-            }
-            Err(error) => return Err(TopicError::from_apply(name, &error)),
-        };
-        for handle in &before.partitions {
-            handle.set_options(log_options(&entry.settings), entry.settings.durability);
-        }
-        let topic = self.with_partitions(&before, entry).await?;
-        let description = topic.describe();
-        self.replace(name.clone(), Some(topic));
-        description_changed(&before);
-        Ok(description)
-    }
-
-    /// `before` with `entry`'s settings and as many partitions as they say.
-    async fn with_partitions(
-        &self,
-        before: &Topic,
-        entry: Arc<TopicEntry>,
-    ) -> Result<Topic, TopicError> {
-        let (host, wanted, have) = (
-            self.host.clone(),
-            entry.settings.partitions,
-            before.partitions.len() as u32,
-        );
-        let view = self.store.view().borrow().clone();
-        let (settled, opening) = (entry.clone(), entry.clone());
-        let logs = tokio::task::spawn_blocking(move || {
-            view.partitions_of(opening.id)
-                .filter(|(partition, _)| (have..wanted).contains(&partition.0))
-                .map(|(partition, record)| {
-                    host.open_log(&opening, partition)
-                        .map(|log| (partition, record.leader_epoch, log))
-                })
-                .collect::<Result<Vec<_>, _>>()
-        });
-        let logs = match logs.await {
-            Ok(Ok(logs)) => logs,
-            Ok(Err(error)) => return Err(TopicError::Metadata(partition::chain(&error))),
-            Err(_) => return Err(TopicError::Closing),
-        };
-        let mut partitions = before.partitions.clone();
-        for (partition, epoch, log) in logs {
-            let hosted = self
-                .host
-                .host(&settled, partition, epoch, log, &before.progress);
-            partitions.push(hosted);
-        }
-        Ok(Topic {
-            entry,
-            partitions,
-            progress: before.progress.clone(),
-            sticky: before.sticky.clone(),
-        })
-    }
-
-    async fn delete(&self, name: &TopicName) -> Result<(), TopicError> {
-        let Some(topic) = self.topics.load().get(name).cloned() else {
-            return Err(TopicError::NotFound(name.clone()));
-        };
-        let id = topic.entry.id;
-        let delete = Command::DeleteTopic {
-            name: name.clone(),
-            id,
-            at: self.clock.now(),
-        };
-        let deleted = self.store.apply(delete).await;
-        deleted.map_err(|error| TopicError::from_apply(name, &error))?;
-        self.replace(name.clone(), None);
-        description_changed(&topic);
-        for handle in &topic.partitions {
-            if let Err(error) = handle.destroy().await {
-                tracing::warn!(error = partition::chain(&error), "delete");
-            }
-        }
-        let host = self.host.clone();
-        let removed = tokio::task::spawn_blocking(move || host.remove_topic(id)).await;
-        // What cannot be removed now is removed at the next start: the metadata remembers it.
-        if let Ok(Ok(())) = removed {
-            let node = self.host.node;
-            let forgotten = self.store.apply(Command::FinishDelete { id, node }).await;
-            forgotten.map_err(|error| TopicError::from_apply(name, &error))?;
-        }
-        Ok(())
-    }
-
-    fn replace(&self, name: TopicName, topic: Option<Topic>) {
-        let mut topics = TopicMap::clone(&self.topics.load());
-        match topic {
-            Some(topic) => topics.insert(name, Arc::new(topic)),
-            None => topics.remove(&name),
-        };
-        self.topics.store(Arc::new(topics));
-    }
-}
-
-/// Wakes readers so that they see new partitions, or that the topic is gone.
-fn description_changed(topic: &Topic) {
-    topic
-        .progress
-        .send_modify(|version| *version = version.wrapping_add(1));
-}
+/// How long a change that is made may take to show on this node.
+const SETTLE: Duration = Duration::from_secs(10);
+/// How long a deletion waits for this node's files to go.
+const REMOVE: Duration = Duration::from_secs(5);
+/// How long another node may take to say how its partitions stand.
+const DESCRIBE: Duration = Duration::from_secs(2);

@@ -24,6 +24,7 @@
 //! protocol's bounds are errors, not memory.
 
 mod brokers;
+mod cluster;
 mod error;
 mod node;
 mod position;

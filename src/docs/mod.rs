@@ -9,6 +9,9 @@ pub mod architecture {}
 #[doc = include_str!("delivery.md")]
 pub mod delivery {}
 
+#[doc = include_str!("replication.md")]
+pub mod replication {}
+
 #[doc = include_str!("operations.md")]
 pub mod operations {}
 

@@ -7,7 +7,7 @@ use axum::http::{HeaderValue, Response, StatusCode, header};
 use axum::response::IntoResponse;
 
 use crate::api::v1::{PROBLEM, Problem};
-use crate::broker::{FetchError, ProduceError, TopicError};
+use crate::broker::{ClusterError, FetchError, ProduceError, TopicError};
 use crate::types::{Code, InvalidName, Offset, Outcome};
 
 /// A problem document on its way to the client.
@@ -91,6 +91,12 @@ pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
 impl From<InvalidName> for ApiError {
     fn from(error: InvalidName) -> Self {
         Self::new(Code::InvalidName, error.to_string())
+    }
+}
+
+impl From<ClusterError> for ApiError {
+    fn from(error: ClusterError) -> Self {
+        Self::from_cause(error.code(), &error)
     }
 }
 

@@ -8,6 +8,7 @@ mod assets;
 mod body;
 mod brokers;
 mod cloudevents;
+mod cluster;
 mod decode;
 mod docs;
 mod error;

@@ -8,7 +8,7 @@ use utoipa::OpenApi;
 use utoipa_axum::routes;
 
 use super::router::{Access, ApiRouter, On};
-use super::{App, brokers, node, publish, raw, read, records, topics};
+use super::{App, brokers, cluster, node, publish, raw, read, records, topics};
 use crate::auth::Operation;
 
 #[derive(OpenApi)]
@@ -24,6 +24,7 @@ use crate::auth::Operation;
     tags(
         (name = "Topics", description = "Topics and their partitions"),
         (name = "Records", description = "Records in, records out"),
+        (name = "Cluster", description = "The nodes together: who leads what, and what is moved"),
         (name = "Node", description = "The node, its health and its load"),
         (name = "Console routes", description = "The first release's routes, kept as they were"),
     )
@@ -52,6 +53,13 @@ fn routes() -> ApiRouter {
         .on_list(on(Read, On::Topic), routes!(read::read_partition))
         .on(on(Alter, On::Topic), routes!(topics::trim_partition))
         .on(on(Read, On::Topic), routes!(raw::get_record))
+        .on(on(Describe, On::Node), routes!(cluster::get_cluster))
+        .on(on(Admin, On::Node), routes!(cluster::drain_node))
+        .on(on(Admin, On::Node), routes!(cluster::undrain_node))
+        .on(on(Admin, On::Node), routes!(cluster::remove_node))
+        .on(on(Admin, On::Topic), routes!(cluster::reassign))
+        .on(on(Admin, On::Topic), routes!(cluster::cancel_reassign))
+        .on(on(Admin, On::Topic), routes!(cluster::elect))
         .on(on(Describe, On::Node), routes!(node::get_node))
         .on(on(Describe, On::Node), routes!(node::metrics))
         .on(on(Read, On::Public), routes!(node::healthz))

@@ -62,7 +62,7 @@ pub(super) async fn get_record(
             format!("{topic}/{partition} has no record at offset {offset}"),
         )
     };
-    let (start, end) = app.broker.bounds(&topic, partition)?;
+    let (start, end) = app.broker.bounds(&topic, partition).await?;
     if end <= offset && start <= offset {
         return Err(not_found());
     }
@@ -300,7 +300,7 @@ pub(super) async fn batches(
         },
     };
     let at = app.broker.resolve(&topic, partition, begin).await?;
-    let (_, high_watermark) = app.broker.bounds(&topic, partition)?;
+    let (_, high_watermark) = app.broker.bounds(&topic, partition).await?;
     let mut batches = Batches {
         broker: app.broker.clone(),
         topic,

@@ -218,7 +218,7 @@ impl Scan {
         for partition in partitions.map(Partition) {
             let begin = from.of(partition);
             let at = broker.resolve(&topic, partition, begin).await?;
-            let (_, high_watermark) = broker.bounds(&topic, partition)?;
+            let (_, high_watermark) = broker.bounds(&topic, partition).await?;
             cursors.push(Cursor {
                 partition,
                 at,

@@ -13,9 +13,9 @@ use super::extract::{OptionalJson, Params, PathPartition, Topic};
 use crate::api::v1::{
     self, PartitionInfo, PartitionList, Problem, TopicList, TopicPatch, TopicSummary, Trimmed,
 };
-use crate::broker::{PartitionStatus, TopicDescription};
+use crate::broker::{Broker, PartitionStatus, TopicDescription};
 use crate::partition::State as PartitionState;
-use crate::types::{BrokerId, Offset, Timestamp, TopicName, limits};
+use crate::types::{NodeId, Offset, Timestamp, TopicName, limits};
 
 /// A time as RFC 3339 has it.
 pub(super) fn rfc3339(time: Timestamp) -> String {
@@ -70,7 +70,7 @@ pub(super) async fn list_topics(
         ),
     };
     let prefix = params.prefix.unwrap_or_default();
-    let (topics, more) = app.broker.topics(after.as_ref(), &prefix, limit);
+    let (topics, more) = app.broker.topics(after.as_ref(), &prefix, limit).await;
     let next_page_token = topics
         .last()
         .filter(|_| more)
@@ -125,7 +125,7 @@ pub(super) async fn get_topic(
     State(app): State<Arc<App>>,
     Topic(name): Topic,
 ) -> Result<axum::Json<v1::Topic>, ApiError> {
-    Ok(axum::Json(wire(app.broker.topic(&name)?)))
+    Ok(axum::Json(wire(app.broker.topic(&name).await?)))
 }
 
 /// Changes settings of a topic; what the body does not name stays.
@@ -173,21 +173,27 @@ pub(super) async fn list_partitions(
     State(app): State<Arc<App>>,
     Topic(name): Topic,
 ) -> Result<axum::Json<PartitionList>, ApiError> {
-    let partitions = app.broker.partitions(&name)?;
+    let partitions = app.broker.partitions(&name).await?;
     let partitions = partitions
         .into_iter()
-        .map(|partition| info(app.broker.id(), partition))
+        .map(|partition| info(&app.broker, partition))
         .collect();
     Ok(axum::Json(PartitionList { partitions }))
 }
 
-fn info(node: &BrokerId, partition: PartitionStatus) -> PartitionInfo {
+fn info(broker: &Broker, partition: PartitionStatus) -> PartitionInfo {
+    let record = &partition.record;
+    let name = |node: NodeId| broker.name_of(node);
     PartitionInfo {
         partition: partition.partition.0,
-        leader: Some(node.to_string()),
-        leader_epoch: partition.leader_epoch.0,
-        replicas: vec![node.to_string()],
-        isr: vec![node.to_string()],
+        leader: record.leader.map(name),
+        leader_epoch: record.leader_epoch.0,
+        replicas: record
+            .replicas
+            .iter()
+            .map(|replica| name(replica.node))
+            .collect(),
+        isr: record.isr.iter().map(|node| name(*node)).collect(),
         log_start: partition.log_start.0,
         high_watermark: partition.high_watermark.0,
         log_end: partition.log_end.0,
@@ -196,8 +202,11 @@ fn info(node: &BrokerId, partition: PartitionStatus) -> PartitionInfo {
         segments: partition.stats.segments,
         state: match partition.state {
             PartitionState::Online => "online".into(),
+            PartitionState::Offline(_) if record.leader.is_none() => {
+                "offline: nobody leads it".into()
+            }
             // The reason names files; it stands in the log.
-            PartitionState::Offline(_) => "offline: its storage failed".into(),
+            PartitionState::Offline(_) => "offline: its leader does not answer".into(),
         },
     }
 }

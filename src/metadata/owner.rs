@@ -80,6 +80,8 @@ pub(super) enum Message {
         TopicId,
         oneshot::Sender<Vec<(Partition, Offset)>>,
     ),
+    /// The directory belongs to the cluster of this id from now on.
+    Join(Uuid, oneshot::Sender<Result<(), OwnerError>>),
     Close(oneshot::Sender<()>),
 }
 
@@ -206,6 +208,11 @@ impl Owner {
                 reply
                     .send(self.state.positions(&broker, &group, topic))
                     .ok();
+            }
+            Message::Join(cluster, reply) => {
+                let written = rows::write_cluster(&mut self.conn, cluster).await;
+                let written = written.map_err(|error| OwnerError::Failed(Arc::new(error)));
+                drop(reply.send(written));
             }
             Message::Close(_) => {}
         }

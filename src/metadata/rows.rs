@@ -102,6 +102,26 @@ pub(super) async fn write_identity(
     Ok(())
 }
 
+/// Writes down the cluster of which the directory is part from now on.
+pub(super) async fn write_cluster(
+    conn: &mut SqliteConnection,
+    cluster: Uuid,
+) -> Result<(), sqlx::Error> {
+    let Ok(Some(identity)) = read_identity(conn).await else {
+        return Err(sqlx::Error::RowNotFound);
+    };
+    let identity = Identity {
+        cluster_id: cluster,
+        ..identity
+    };
+    query("UPDATE node SET cluster_id = ?, crc = ? WHERE one = 1")
+        .bind(identity.cluster_id.as_bytes().as_slice())
+        .bind(node_checksum(&identity))
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
 /// Over the columns as they were before there were clusters: `incarnation`, `process` and
 /// `started_at` are still covered, so that an old row is told from a damaged one.
 fn progress_checksum(

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::Fatal;
@@ -18,6 +19,7 @@ use openraft::storage::RaftLogStorage;
 use openraft::{Config, Raft, SnapshotPolicy};
 use sqlx::sqlite::SqliteConnectOptions;
 use tokio::sync::{mpsc, oneshot, watch};
+use uuid::Uuid;
 
 use super::command::Rejected;
 use super::database::{self, Database, Identity, OpenError};
@@ -145,7 +147,8 @@ impl std::fmt::Debug for Store {
 }
 
 pub(super) struct Inner {
-    pub(super) identity: Identity,
+    /// Changed once at most, when the node joins a cluster.
+    pub(super) identity: ArcSwap<Identity>,
     pub(super) node: NodeId,
     pub(super) raft: Raft<Types, Machine>,
     pub(super) owner: mpsc::Sender<Message>,
@@ -269,7 +272,7 @@ impl Store {
 
         let (lead, leader) = watch::channel(None);
         let inner = Arc::new(Inner {
-            identity,
+            identity: ArcSwap::from_pointee(identity),
             node,
             raft,
             owner: owner.clone(),
@@ -293,7 +296,32 @@ impl Store {
 
     /// Who this data directory is.
     pub fn identity(&self) -> Identity {
-        self.inner.identity
+        **self.inner.identity.load()
+    }
+
+    /// Whether the node was ever made part of a cluster.
+    pub async fn is_member(&self) -> bool {
+        // An error means that the store has stopped, which whoever asks finds out next.
+        self.inner.raft.is_initialized().await.unwrap_or(true)
+    }
+
+    /// Makes the directory part of the cluster of this id, which has taken the node in.
+    ///
+    /// # Errors
+    /// [`ApplyError::Closed`] if the store has stopped, [`ApplyError::Storage`] if it cannot be
+    /// written.
+    pub async fn join(&self, cluster_id: Uuid) -> Result<(), ApplyError> {
+        let (reply, answer) = oneshot::channel();
+        let join = Message::Join(cluster_id, reply);
+        self.inner.owner.send(join).await.map_err(|_| Closed)?;
+        let joined = answer.await.map_err(|_| Closed)?;
+        joined.map_err(|error| ApplyError::Storage(error.to_string()))?;
+        let disk_id = self.identity().disk_id;
+        self.inner.identity.store(Arc::new(Identity {
+            cluster_id,
+            disk_id,
+        }));
+        Ok(())
     }
 
     /// The node that lives in it.

@@ -4,15 +4,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use super::{AppendError, MaintainError};
 use crate::record::Header;
-use crate::storage::{LogOptions, LogReader, ReadError, Recompressed};
-use crate::types::{Durability, LeaderEpoch, Offset, Timestamp, TopicPartition, limits};
+use crate::replication::{AlterAnswer, Fetch, FetchAnswer, PartitionView};
+use crate::storage::{LogOptions, LogReader, ReadError, Recompressed, ReplicaBatches};
+use crate::types::{
+    Acks, Incarnation, LeaderEpoch, NodeId, Offset, Timestamp, TopicPartition, limits,
+};
 
 /// Whether a partition takes appends.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum State {
     /// It does.
     Online,
@@ -29,8 +33,74 @@ pub struct AppendRequest {
     pub expected: Option<Offset>,
 }
 
+/// What a node is to do with a partition, as the metadata says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assignment {
+    /// This node.
+    pub node: NodeId,
+    /// This process.
+    pub incarnation: Incarnation,
+    /// The partition's record and what belongs to it.
+    pub view: PartitionView,
+}
+
+/// What a node does with a partition now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Role {
+    /// It takes appends and answers readers and followers.
+    pub leads: bool,
+    /// It leads, and knows all that earlier leaders committed (PROTOCOL H4).
+    pub caught_up: bool,
+    /// Who leads, as far as it knows.
+    pub leader: Option<NodeId>,
+    /// In which reign.
+    pub epoch: LeaderEpoch,
+}
+
+/// A follower's part: where its requests to the leader go.
+#[derive(Debug, Clone)]
+pub struct Upstream {
+    /// Whom the requests reach.
+    pub leader: NodeId,
+    /// Takes them; the partition's name is with whoever holds the other end.
+    pub requests: mpsc::UnboundedSender<Request>,
+}
+
+/// What a follower sends to its leader.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The partition that asks.
+    pub from: PartitionHandle,
+    /// Its position.
+    pub fetch: Fetch,
+    /// Whether records are wanted; if not, nothing is answered.
+    pub wants: bool,
+}
+
+/// A leader's answer, before the records are read.
+#[derive(Debug)]
+pub struct Ready {
+    /// The partition that answers.
+    pub from: PartitionHandle,
+    /// The question.
+    pub fetch: Fetch,
+    /// The answer.
+    pub answer: FetchAnswer,
+}
+
+/// How far one follower is, as its leader knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaProgress {
+    /// The follower.
+    pub node: NodeId,
+    /// Its log end; none if it was not heard in this reign.
+    pub log_end: Option<Offset>,
+    /// Its durable end.
+    pub durable_end: Option<Offset>,
+}
+
 /// Where one batch went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Appended {
     /// Offset of its first record.
     pub base_offset: Offset,
@@ -55,6 +125,7 @@ pub(super) type Reply<T, E> = oneshot::Sender<Result<T, E>>;
 pub(super) enum Message {
     Append {
         request: AppendRequest,
+        acks: Acks,
         reply: Reply<Vec<Appended>, AppendError>,
         room: OwnedSemaphorePermit,
     },
@@ -62,7 +133,24 @@ pub(super) enum Message {
         before: Offset,
         reply: Reply<Offset, MaintainError>,
     },
-    SetOptions(LogOptions, Durability),
+    Assume(Box<Assignment>),
+    Upstream(Option<Upstream>),
+    Fetch {
+        fetch: Fetch,
+        wants: bool,
+        session: mpsc::UnboundedSender<Ready>,
+    },
+    Copied {
+        request: Fetch,
+        answer: FetchAnswer,
+        batches: ReplicaBatches,
+    },
+    AlterAnswered {
+        attempt: u64,
+        answer: AlterAnswer,
+    },
+    Replicas(oneshot::Sender<Vec<ReplicaProgress>>),
+    SetOptions(LogOptions),
     Maintain,
     Recompressed(Result<Option<Recompressed>, String>),
     Close {
@@ -76,18 +164,23 @@ pub(super) enum Message {
 /// A partition that this node hosts. Cheap to clone.
 #[derive(Clone)]
 pub struct PartitionHandle {
-    pub(super) name: TopicPartition,
-    pub(super) epoch: LeaderEpoch,
     pub(super) mailbox: mpsc::UnboundedSender<Message>,
+    pub(super) shared: Arc<Shared>,
+}
+
+/// What all handles of a partition, and its task, have in common.
+pub(super) struct Shared {
+    pub(super) name: TopicPartition,
+    pub(super) role: watch::Receiver<Role>,
     pub(super) room: Arc<Semaphore>,
     pub(super) reader: LogReader,
     pub(super) state: watch::Receiver<State>,
-    pub(super) hot: Arc<AtomicU64>,
+    pub(super) hot: AtomicU64,
 }
 
 impl std::fmt::Debug for PartitionHandle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "PartitionHandle({})", self.name)
+        write!(f, "PartitionHandle({})", self.shared.name)
     }
 }
 
@@ -99,37 +192,91 @@ const INLINE_READ: usize = 256 * 1024;
 impl PartitionHandle {
     /// The topic and partition.
     pub fn name(&self) -> &TopicPartition {
-        &self.name
+        &self.shared.name
     }
 
-    /// The reign in which this node leads the partition.
-    pub fn epoch(&self) -> LeaderEpoch {
-        self.epoch
+    /// What this node does with the partition now.
+    pub fn role(&self) -> Role {
+        *self.shared.role.borrow()
+    }
+
+    /// Word of each change of the role.
+    pub fn roles(&self) -> watch::Receiver<Role> {
+        self.shared.role.clone()
+    }
+
+    /// Makes known what the metadata says of the partition.
+    pub fn assume(&self, assignment: Assignment) {
+        self.tell(Message::Assume(Box::new(assignment)));
+    }
+
+    /// Gives a follower the way to its leader, or takes it away.
+    pub fn follow(&self, upstream: Option<Upstream>) {
+        self.tell(Message::Upstream(upstream));
+    }
+
+    /// A follower's request to this leader. An answer, if any, goes to `session`: at once, or when
+    /// there is something to tell.
+    pub fn fetch(&self, fetch: Fetch, wants: bool, session: mpsc::UnboundedSender<Ready>) {
+        self.tell(Message::Fetch {
+            fetch,
+            wants,
+            session,
+        });
+    }
+
+    /// The leader's answer to this follower's `request`, with its batches.
+    pub fn copied(&self, request: Fetch, answer: FetchAnswer, batches: ReplicaBatches) {
+        self.tell(Message::Copied {
+            request,
+            answer,
+            batches,
+        });
+    }
+
+    /// The controller's answer to an attempt to change the in-sync set.
+    pub fn alter_answered(&self, attempt: u64, answer: AlterAnswer) {
+        self.tell(Message::AlterAnswered { attempt, answer });
+    }
+
+    /// How far the followers are; empty unless this node leads.
+    pub async fn replicas(&self) -> Vec<ReplicaProgress> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Message::Replicas(reply));
+        answer.await.unwrap_or_default()
     }
 
     /// Whether it takes appends.
     pub fn state(&self) -> State {
-        self.state.borrow().clone()
+        self.shared.state.borrow().clone()
     }
 
     /// The published part of the log.
     pub fn reader(&self) -> &LogReader {
-        &self.reader
+        &self.shared.reader
     }
 
-    /// Appends and waits for the acknowledgement that the topic's durability asks for.
+    /// Appends and waits for the acknowledgement that `acks` and the topic's durability ask for.
     ///
     /// # Errors
-    /// See [`AppendError`]: `Overloaded`, `OffsetMismatch`, `NoSpace`, `Write` and `Offline` mean
-    /// that nothing was appended; `Sync` and `Closed` mean that it may have been.
-    pub async fn append(&self, request: AppendRequest) -> Result<Vec<Appended>, AppendError> {
+    /// See [`AppendError`]; [`AppendError::is_uncertain`] tells whether the records may have been
+    /// appended all the same.
+    pub async fn append(
+        &self,
+        request: AppendRequest,
+        acks: Acks,
+    ) -> Result<Vec<Appended>, AppendError> {
         let (reply, answer) = oneshot::channel();
-        self.send_append(request, reply)?;
-        answer.await.unwrap_or_else(|_| {
-            Err(AppendError::Closed {
-                partition: self.name.clone(),
-            })
-        })
+        self.send_append(request, acks, reply)?;
+        match tokio::time::timeout(limits::ACK_WAIT, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(AppendError::Closed {
+                partition: self.shared.name.clone(),
+            }),
+            Err(_) => Err(AppendError::AckTimeout {
+                partition: self.shared.name.clone(),
+            }),
+        }
     }
 
     /// Hands over the batches without waiting for an acknowledgement.
@@ -138,17 +285,18 @@ impl PartitionHandle {
     /// Only those that are known at once.
     pub fn append_unacknowledged(&self, request: AppendRequest) -> Result<(), AppendError> {
         let (reply, _) = oneshot::channel();
-        self.send_append(request, reply)
+        self.send_append(request, Acks::None, reply)
     }
 
     fn send_append(
         &self,
         request: AppendRequest,
+        acks: Acks,
         reply: Reply<Vec<Appended>, AppendError>,
     ) -> Result<(), AppendError> {
-        if let State::Offline(reason) = &*self.state.borrow() {
+        if let State::Offline(reason) = &*self.shared.state.borrow() {
             return Err(AppendError::Offline {
-                partition: self.name.clone(),
+                partition: self.shared.name.clone(),
                 reason: reason.clone(),
             });
         }
@@ -160,20 +308,21 @@ impl PartitionHandle {
             .max(REQUEST_ROOM);
         // A request larger than the whole queue still gets in when the queue is empty.
         let bytes = bytes.min(limits::PARTITION_QUEUE_BYTES) as u32;
-        let Ok(room) = self.room.clone().try_acquire_many_owned(bytes) else {
+        let Ok(room) = self.shared.room.clone().try_acquire_many_owned(bytes) else {
             return Err(AppendError::Overloaded {
-                partition: self.name.clone(),
+                partition: self.shared.name.clone(),
                 waiting: limits::PARTITION_QUEUE_BYTES,
             });
         };
         self.mailbox
             .send(Message::Append {
                 request,
+                acks,
                 reply,
                 room,
             })
             .map_err(|_| AppendError::Offline {
-                partition: self.name.clone(),
+                partition: self.shared.name.clone(),
                 reason: "closing".into(),
             })
     }
@@ -184,11 +333,29 @@ impl PartitionHandle {
     /// See [`ReadError`].
     pub async fn read(&self, from: Offset, max_bytes: usize) -> Result<Bytes, ReadError> {
         // What was written moments ago is in the page cache: a thread hop would cost more than the read.
-        if max_bytes <= INLINE_READ && self.hot.load(Ordering::Relaxed) <= from.0 {
-            return self.reader.read(from, max_bytes);
+        if max_bytes <= INLINE_READ && self.shared.hot.load(Ordering::Relaxed) <= from.0 {
+            return self.shared.reader.read(from, max_bytes);
         }
-        let reader = self.reader.clone();
+        let reader = self.shared.reader.clone();
         let read = tokio::task::spawn_blocking(move || reader.read(from, max_bytes)).await;
+        read.unwrap_or(Err(ReadError::Closed))
+    }
+
+    /// Batches for a follower: from `from`, where one begins, at most about `max_bytes`, up to the
+    /// log's end.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn read_replica(
+        &self,
+        from: Offset,
+        max_bytes: usize,
+    ) -> Result<ReplicaBatches, ReadError> {
+        if self.shared.hot.load(Ordering::Relaxed) <= from.0 {
+            return self.shared.reader.read_replica(from, max_bytes);
+        }
+        let reader = self.shared.reader.clone();
+        let read = tokio::task::spawn_blocking(move || reader.read_replica(from, max_bytes)).await;
         read.unwrap_or(Err(ReadError::Closed))
     }
 
@@ -200,7 +367,7 @@ impl PartitionHandle {
         &self,
         time: Timestamp,
     ) -> Result<Option<(Offset, Timestamp)>, ReadError> {
-        let reader = self.reader.clone();
+        let reader = self.shared.reader.clone();
         let found = tokio::task::spawn_blocking(move || reader.offset_for_timestamp(time)).await;
         found.unwrap_or(Err(ReadError::Closed))
     }
@@ -214,8 +381,8 @@ impl PartitionHandle {
     }
 
     /// Makes new settings of the topic known to the log.
-    pub fn set_options(&self, options: LogOptions, durability: Durability) {
-        self.tell(Message::SetOptions(options, durability));
+    pub fn set_options(&self, options: LogOptions) {
+        self.tell(Message::SetOptions(options));
     }
 
     /// Lets the log roll, delete and recompress what is due.
@@ -252,6 +419,6 @@ impl PartitionHandle {
         self.tell(message(reply));
         answer
             .await
-            .unwrap_or_else(|_| Err(MaintainError::Closed(self.name.clone())))
+            .unwrap_or_else(|_| Err(MaintainError::Closed(self.shared.name.clone())))
     }
 }

@@ -3,21 +3,63 @@
 //! The task drains its mailbox into one vectored write and one `fdatasync` (natural group commit:
 //! what arrives while the disk is busy goes into the next group), then answers everybody at once.
 //! Readers never pass through it: they read what is published, straight from the segments.
+//!
+//! It leads the partition or follows its leader, as the metadata says: what that means is decided
+//! by [`replication`](crate::replication), and done here. Disk work runs on a blocking thread
+//! that holds the log meanwhile; the task goes on hearing followers, so that they copy what the
+//! leader is still syncing (PROTOCOL A5).
 
+mod follow;
 mod handle;
+mod job;
+mod lead;
 mod task;
 #[cfg(test)]
 mod tests;
 
-pub use handle::{AppendRequest, Appended, PartitionHandle, State};
+pub use handle::{
+    AppendRequest, Appended, Assignment, PartitionHandle, Ready, ReplicaProgress, Request, Role,
+    State, Upstream,
+};
+pub use lead::Proposal;
 pub use task::{Hosted, spawn};
+
+use serde::{Deserialize, Serialize};
 
 use crate::storage::StorageError;
 use crate::types::{Offset, TopicPartition};
 
 /// Why an append was turned away, or its outcome is unknown.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error, Serialize, Deserialize)]
 pub enum AppendError {
+    /// This node does not lead the partition; nothing was appended.
+    #[error("this node does not lead {partition}")]
+    NotLeader {
+        /// The partition.
+        partition: TopicPartition,
+    },
+    /// Fewer replicas are in sync than the topic demands; nothing was appended.
+    #[error("{partition} has {in_sync} in-sync replicas, and {min} are demanded")]
+    NotEnoughReplicas {
+        /// The partition.
+        partition: TopicPartition,
+        /// In sync now.
+        in_sync: usize,
+        /// Demanded.
+        min: u32,
+    },
+    /// Leadership moved before the acknowledgement: the new leader may have the records or not.
+    #[error("the leadership of {partition} moved before the records were acknowledged")]
+    LeadershipLost {
+        /// The partition.
+        partition: TopicPartition,
+    },
+    /// The in-sync replicas did not confirm in time; they may yet.
+    #[error("the in-sync replicas of {partition} did not confirm in time")]
+    AckTimeout {
+        /// The partition.
+        partition: TopicPartition,
+    },
     /// Too many bytes wait for this partition.
     #[error("{partition} has more than {waiting} bytes of appends waiting")]
     Overloaded {
@@ -77,12 +119,18 @@ pub enum AppendError {
 impl AppendError {
     /// Whether the records may have been appended all the same.
     pub fn is_uncertain(&self) -> bool {
-        matches!(self, Self::Sync { .. } | Self::Closed { .. })
+        matches!(
+            self,
+            Self::Sync { .. }
+                | Self::Closed { .. }
+                | Self::LeadershipLost { .. }
+                | Self::AckTimeout { .. }
+        )
     }
 }
 
 /// Why a partition could not be trimmed, closed or deleted.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error, Serialize, Deserialize)]
 pub enum MaintainError {
     /// The task is gone.
     #[error("{0} is closing")]

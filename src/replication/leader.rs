@@ -138,6 +138,11 @@ impl Leader {
         &self.view.record
     }
 
+    /// In-sync replicas without which nothing is committed, as the topic asks.
+    pub fn min_insync(&self) -> u32 {
+        self.view.min_insync
+    }
+
     /// The log's ends and the high watermark.
     pub fn log(&self) -> LogPosition {
         self.log

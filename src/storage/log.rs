@@ -9,7 +9,7 @@ use super::disk::{Disk, DiskFile};
 use super::error::{Attempt, OpenError, StorageError};
 use super::files::FileCache;
 use super::index::{self, Entry};
-use super::reader::{LogReader, Shared};
+use super::reader::{HighWatermark, LogReader, Shared};
 use super::recovery::{self, Recovery};
 use super::segment::{FIRST, Place, Points4k, Segment};
 use super::walk::Expect;
@@ -148,6 +148,11 @@ impl PartitionLog {
     /// A view for readers; cheap to clone and independent of this writer.
     pub fn reader(&self) -> LogReader {
         LogReader::new(self.shared.clone())
+    }
+
+    /// What shows readers more while the log itself is elsewhere at work.
+    pub fn publisher(&self) -> HighWatermark {
+        HighWatermark::new(self.shared.clone())
     }
 
     /// Changes how the log is kept from now on.

@@ -31,7 +31,7 @@ pub use disk::{Disk, DiskFile, OpenMode, StdDisk};
 pub use error::{AppendError, OpenError, ReadError, ReplicateError, StorageError};
 pub use files::FileCache;
 pub use log::{LogOptions, PartitionLog};
-pub use reader::{LogReader, LogStats};
+pub use reader::{HighWatermark, LogReader, LogStats};
 pub use recompress::{Recompressed, Recompression};
 pub use recovery::Recovery;
 pub use replicate::{Digest, ReplicaBatches};

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use super::disk::read_full;
 use super::error::{Attempt, ReadError};
@@ -12,7 +13,7 @@ use super::index::{self, Entry};
 use super::segment::{FIRST, Place, Segment, record_time};
 use super::walk::{Expect, Walk};
 use crate::record::{Batch, HEADER_LEN, Header};
-use crate::types::{Offset, Timestamp};
+use crate::types::{Offset, Timestamp, TopicId};
 
 /// A read that finds a segment replaced or deleted under it looks again this often.
 const ATTEMPTS: usize = 10_000;
@@ -117,7 +118,7 @@ impl Shared {
 }
 
 /// Sizes of a log, in bytes of batches and segment headers; space reserved ahead is not counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct LogStats {
     /// Bytes on disk.
     pub bytes: u64,
@@ -131,6 +132,25 @@ pub struct LogStats {
 #[derive(Clone)]
 pub struct LogReader {
     pub(super) shared: Arc<Shared>,
+}
+
+/// Shows readers more of a log while its writer is at work.
+#[derive(Clone)]
+pub struct HighWatermark {
+    shared: Arc<Shared>,
+}
+
+impl HighWatermark {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Shows everything below `to`, but nothing beyond the log's end. Never moves back. Returns
+    /// whether readers see more than before.
+    pub fn raise(&self, to: Offset) -> bool {
+        let to = to.0.min(self.shared.log_end.load(Ordering::Acquire));
+        self.shared.high_watermark.fetch_max(to, Ordering::AcqRel) < to
+    }
 }
 
 impl std::fmt::Debug for LogReader {
@@ -156,6 +176,11 @@ impl Window {
 impl LogReader {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self { shared }
+    }
+
+    /// The topic that the log belongs to.
+    pub fn topic_id(&self) -> TopicId {
+        self.shared.place.topic_id
     }
 
     /// The first offset that has not been deleted.

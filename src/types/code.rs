@@ -107,6 +107,16 @@ codes! {
     HeadersTooLarge = ("headers_too_large", 431, false, Refused),
     /// Something broke inside the node; the request may have had its effect.
     Internal = ("internal", 500, true, Unknown),
+    /// No replica of the partition that may lead it is alive.
+    NoLeader = ("no_leader", 503, true, Refused),
+    /// Leadership moved before the acknowledgement; the new leader may or may not have the records.
+    LeadershipLost = ("leadership_lost", 503, true, Unknown),
+    /// The node that leads the partition cannot be reached; nothing was sent to it.
+    NodeUnreachable = ("node_unreachable", 503, true, Refused),
+    /// The connection to the node that leads the partition broke before it answered.
+    ConnectionLost = ("connection_lost", 503, true, Unknown),
+    /// The in-sync replicas did not confirm in time; they may yet.
+    AckTimeout = ("ack_timeout", 504, true, Unknown),
     /// Fewer in-sync replicas than the topic demands.
     NotEnoughReplicas = ("not_enough_replicas", 503, true, Refused),
     /// The node is starting or stopping.

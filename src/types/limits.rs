@@ -74,3 +74,7 @@ pub const GROUP_COMMIT_BYTES: usize = 16 * 1024 * 1024;
 pub const INFLIGHT_PRODUCE_BYTES: usize = 128 * 1024 * 1024;
 /// Connections that one node serves at once.
 pub const CONNECTIONS: usize = 10_000;
+
+/// How long an append waits for its in-sync replicas before its outcome is called unknown. Longer
+/// than a replica may lag and count as in sync, so that one that hangs is left out first.
+pub const ACK_WAIT: std::time::Duration = std::time::Duration::from_secs(20);

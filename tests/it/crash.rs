@@ -11,12 +11,12 @@ use pilgrimage::types::{Outcome, Partition, TopicName, TopicPatch};
 
 use crate::support::Node;
 
-const PRODUCERS: usize = 8;
-const PARTITIONS: u32 = 3;
+pub(crate) const PRODUCERS: usize = 8;
+pub(crate) const PARTITIONS: u32 = 3;
 
 /// What became of one send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sent {
+pub(crate) enum Sent {
     /// Acknowledged at this partition and offset.
     Acknowledged(u32, u64),
     /// Nobody knows.
@@ -26,7 +26,7 @@ enum Sent {
 }
 
 /// Everything one producer sent, in order. Values are `producer-sequence`.
-type History = Vec<(String, Sent)>;
+pub(crate) type History = Vec<(String, Sent)>;
 
 async fn produce(
     client: Client,
@@ -63,7 +63,7 @@ async fn produce(
 }
 
 /// The whole log: by partition, values in offset order.
-async fn read_all(client: &Client, topic: &TopicName) -> BTreeMap<u32, Vec<String>> {
+pub(crate) async fn read_all(client: &Client, topic: &TopicName) -> BTreeMap<u32, Vec<String>> {
     let mut log = BTreeMap::new();
     for partition in 0..PARTITIONS {
         let mut values = Vec::new();
@@ -91,7 +91,10 @@ async fn read_all(client: &Client, topic: &TopicName) -> BTreeMap<u32, Vec<Strin
 }
 
 /// The checker: every broken promise, in words.
-fn broken_promises(histories: &[History], log: &BTreeMap<u32, Vec<String>>) -> Vec<String> {
+pub(crate) fn broken_promises(
+    histories: &[History],
+    log: &BTreeMap<u32, Vec<String>>,
+) -> Vec<String> {
     let mut broken = Vec::new();
     let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
     for value in log.values().flatten() {

@@ -9,6 +9,7 @@
 
 mod bench;
 mod cli;
+mod cluster;
 mod console;
 mod crash;
 mod disk_full;

@@ -18,6 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Node {
     process: Child,
     url: String,
+    peers: String,
     storage: PathBuf,
     // Removed after the process has ended.
     _temporary: Option<tempfile::TempDir>,
@@ -71,20 +72,26 @@ impl Node {
             .spawn()
             .unwrap();
         let mut said = BufReader::new(process.stdout.take().unwrap());
-        let url = tokio::task::spawn_blocking(move || {
+        let addresses = tokio::task::spawn_blocking(move || {
+            let mut url = String::new();
             loop {
                 let mut line = String::new();
                 if said.read_line(&mut line).unwrap() == 0 {
                     return None;
                 }
-                if let Some((_, url)) = line.trim().split_once("Console  ") {
-                    // Keeps the pipe open and empty for the node's last words.
-                    std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
-                    return Some(url.trim_end_matches('/').to_owned());
+                match line.trim().split_once("  ") {
+                    Some(("Console", at)) => url = at.trim().trim_end_matches('/').to_owned(),
+                    Some(("Peers", at)) => {
+                        // Keeps the pipe open and empty for the node's last words.
+                        std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
+                        return Some((url, at.trim().to_owned()));
+                    }
+                    _ => {}
                 }
             }
         });
-        let Some(url) = tokio::time::timeout(PATIENCE, url).await.unwrap().unwrap() else {
+        let addresses = tokio::time::timeout(PATIENCE, addresses).await;
+        let Some((url, peers)) = addresses.unwrap().unwrap() else {
             panic!(
                 "the node ended with {} before it was ready",
                 process.wait().unwrap()
@@ -93,6 +100,7 @@ impl Node {
         Self {
             process,
             url,
+            peers,
             storage: storage.to_owned(),
             _temporary: None,
         }
@@ -100,6 +108,11 @@ impl Node {
 
     pub fn url(&self) -> String {
         self.url.clone()
+    }
+
+    /// Where other nodes reach it.
+    pub fn peers(&self) -> &str {
+        &self.peers
     }
 
     pub fn client(&self) -> Client {

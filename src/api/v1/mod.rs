@@ -1,12 +1,14 @@
 //! Version 1 of the wire: one type per message.
 
 mod brokers;
+mod cluster;
 mod node;
 mod problem;
 mod records;
 mod topics;
 
 pub use brokers::*;
+pub use cluster::*;
 pub use node::*;
 pub use problem::*;
 pub use records::*;

@@ -9,7 +9,7 @@ async fn a_broker_that_is_only_dropped_ends_and_keeps_its_directory_until_then()
     send(&broker, "t", Record::text("kept")).await.unwrap();
     let tasks = broker.inner.tasks.clone();
     let topic = broker.find_topic(&topic("t")).unwrap();
-    let reader = topic.partition(Partition(0)).unwrap().reader().clone();
+    let reader = topic.hosted().next().unwrap().reader().clone();
     drop((topic, broker));
     let open_again = || Broker::open(Options::new("test".parse().unwrap(), dir.path()));
     let early = open_again().await;
@@ -96,7 +96,7 @@ async fn a_closed_broker_says_that_it_closes_and_not_that_its_topics_are_gone() 
     let sent = send(&broker, "t", Record::text("x")).await;
     assert_eq!(sent.unwrap_err().code(), Code::NotReady);
     assert_eq!(
-        broker.topic(&topic("t")).unwrap_err().code(),
+        broker.topic(&topic("t")).await.unwrap_err().code(),
         Code::NotReady
     );
 }

@@ -1,0 +1,316 @@
+//! The controller: the node that leads the metadata watches the others, fences the dead, lets the
+//! living serve, and moves replicas where they belong. It decides nothing by itself that the
+//! metadata does not check again (PROTOCOL M6): a controller that was deposed without knowing it
+//! can only propose what is rejected.
+
+mod balance;
+mod detector;
+mod voters;
+
+use std::collections::BTreeMap;
+use std::sync::Weak;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::lifecycle::Inner;
+use super::peer::wire::{Heartbeat, HeartbeatAnswer};
+use super::{Broker, peer::Peering};
+use crate::cluster::{Lane, Link, Probe};
+use crate::metadata::{Applied, Command, Store, View};
+use crate::partition::{self, Proposal};
+use crate::types::{Incarnation, NodeId};
+use balance::Balance;
+use detector::{Act, Detector, Known, Patience, Probed};
+
+/// What the controller is told.
+#[derive(Debug)]
+pub(super) enum News {
+    Heard(NodeId, Incarnation),
+    Probed(NodeId, Probed),
+}
+
+/// How often the controller looks.
+const LOOK: Duration = Duration::from_millis(50);
+/// How often a node gives a sign of life (N4).
+const BEAT: Duration = Duration::from_millis(200);
+/// How long a sign of life may take.
+const BEAT_PATIENCE: Duration = Duration::from_millis(500);
+/// How long a probe may take (E4).
+const PROBE: Duration = Duration::from_millis(150);
+
+impl Broker {
+    /// A sign of life of another node.
+    pub(super) fn heard(&self, beat: &Heartbeat) -> HeartbeatAnswer {
+        if !self.inner.store.is_leader() {
+            return HeartbeatAnswer::NotController(*self.inner.store.leader().borrow());
+        }
+        let news = News::Heard(beat.node, beat.incarnation);
+        // Full means that the controller is far behind; the next one comes in a moment.
+        let _ = self.inner.news.try_send(news);
+        HeartbeatAnswer::Heard
+    }
+}
+
+/// Tells whoever is the controller that this node lives.
+pub(super) async fn beat(broker: Weak<Inner>) {
+    let Some(stop) = broker.upgrade().map(|inner| inner.tasks.stopping()) else {
+        return;
+    };
+    let mut every = tokio::time::interval(BEAT);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = every.tick() => {}
+        }
+        let Some(inner) = broker.upgrade() else {
+            return;
+        };
+        let incarnation = inner.own.borrow().incarnation;
+        if incarnation == Incarnation::default() {
+            continue;
+        }
+        let beat = Heartbeat {
+            node: inner.node,
+            incarnation,
+            applied: inner.store.view().borrow().applied,
+            can_write: !inner.space.is_short(),
+        };
+        let controller = *inner.store.leader().borrow();
+        let Some(controller) = controller else {
+            continue;
+        };
+        if controller == inner.node {
+            let _ = inner
+                .news
+                .try_send(News::Heard(beat.node, beat.incarnation));
+            continue;
+        }
+        // An answer would say nothing that the metadata does not say.
+        let asked = inner.peering.ask(controller, &beat, bytes::Bytes::new());
+        let _ = tokio::time::timeout(BEAT_PATIENCE, asked).await;
+    }
+}
+
+/// Works whenever this node leads the metadata.
+pub(super) async fn run(broker: Weak<Inner>, mut news: mpsc::Receiver<News>) {
+    let Some(tasks) = broker.upgrade().map(|inner| inner.tasks.clone()) else {
+        return;
+    };
+    let stop = tasks.stopping();
+    let began = Instant::now();
+    let mut every = tokio::time::interval(LOOK);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut reign: Option<Reign> = None;
+    loop {
+        let heard = tokio::select! {
+            () = stop.cancelled() => return,
+            heard = news.recv() => heard,
+            _ = every.tick() => None,
+        };
+        let Some(inner) = broker.upgrade() else {
+            return;
+        };
+        if !inner.store.is_leader() {
+            reign = None;
+            continue;
+        }
+        let now = began.elapsed().as_millis() as u64;
+        let reign = reign.get_or_insert_with(Reign::begin);
+        match heard {
+            Some(News::Heard(node, incarnation)) => {
+                reign.detector.heard(node, incarnation, now);
+                // Signs of life come often; the look comes with the clock.
+                continue;
+            }
+            Some(News::Probed(node, found)) => reign.detector.probed(node, found),
+            None => {}
+        }
+        let view = inner.store.view().borrow().clone();
+        reign.suspect_lost(&view, &inner.peering, inner.node);
+        let acts = reign.detector.tick(&known(&view), now);
+        for act in acts {
+            reign.carry_out(act, &inner, &tasks, &view);
+        }
+        for command in reign.balance.plan(&view, now) {
+            reign.propose(command, &inner.store, &tasks);
+        }
+        reign.keep_voters(&view, &inner, &tasks, now);
+    }
+}
+
+/// Puts leaders' wishes for other in-sync sets to the controller, and brings back its answers.
+pub(super) async fn propose(broker: Weak<Inner>, mut proposals: mpsc::Receiver<Proposal>) {
+    let Some(tasks) = broker.upgrade().map(|inner| inner.tasks.clone()) else {
+        return;
+    };
+    let stop = tasks.stopping();
+    let turns = std::sync::Arc::new(tokio::sync::Semaphore::new(PROPOSALS));
+    loop {
+        let proposal = tokio::select! {
+            () = stop.cancelled() => return,
+            proposal = proposals.recv() => proposal,
+        };
+        let (Some(proposal), Some(inner), Ok(turn)) = (
+            proposal,
+            broker.upgrade(),
+            turns.clone().acquire_owned().await,
+        ) else {
+            return;
+        };
+        let store = inner.store.clone();
+        tasks.spawn("alter-partition", async move {
+            let _turn = turn;
+            let Proposal { from, request } = proposal;
+            let attempt = request.attempt;
+            let command = Command::AlterPartition {
+                topic: from.reader().topic_id(),
+                partition: from.name().partition,
+                alter: request,
+            };
+            // No answer is an answer, too: the leader asks again (I4).
+            if let Ok(Applied::PartitionAltered(answer, _)) = store.apply(command).await {
+                from.alter_answered(attempt, answer);
+            }
+        });
+    }
+}
+
+fn known(view: &View) -> Vec<Known> {
+    let nodes = view.nodes().map(|node| Known {
+        id: node.id,
+        incarnation: node.incarnation,
+        serving: node.status.is_live(),
+    });
+    nodes.collect()
+}
+
+/// What a controller knows, from when it became it.
+struct Reign {
+    detector: Detector,
+    balance: Balance,
+    /// Connections whose loss was counted already.
+    lost: BTreeMap<NodeId, bool>,
+    /// One proposal at a time for each node, and one move at a time.
+    proposals: std::sync::Arc<tokio::sync::Semaphore>,
+    /// One change of the voters at a time.
+    voting: std::sync::Arc<tokio::sync::Semaphore>,
+    voters_at: u64,
+}
+
+/// How often the voters are looked at, in milliseconds.
+const VOTERS: u64 = 500;
+/// Commands of the controller that may be on their way at once.
+const PROPOSALS: usize = 64;
+
+impl Reign {
+    fn begin() -> Self {
+        Self {
+            detector: Detector::new(Patience::default()),
+            balance: Balance::default(),
+            lost: BTreeMap::new(),
+            proposals: std::sync::Arc::new(tokio::sync::Semaphore::new(PROPOSALS)),
+            voting: std::sync::Arc::new(tokio::sync::Semaphore::new(1)),
+            voters_at: 0,
+        }
+    }
+
+    /// A connection that breaks is the first sign of a process that was killed.
+    fn suspect_lost(&mut self, view: &View, peering: &Peering, own: NodeId) {
+        for node in view
+            .nodes()
+            .filter(|node| node.status.is_live() && node.id != own)
+        {
+            let Some(peer) = peering.peer(node.id) else {
+                continue;
+            };
+            let lost = matches!(&*peer.link(Lane::Control).borrow(), Link::Lost(_));
+            let before = self.lost.insert(node.id, lost).unwrap_or(false);
+            if lost && !before {
+                self.detector.suspect(node.id);
+            }
+        }
+    }
+
+    fn carry_out(&mut self, act: Act, inner: &Inner, tasks: &crate::tasks::Tasks, view: &View) {
+        match act {
+            Act::Probe(node) => {
+                let Some(address) = inner.peering.address(node) else {
+                    return self.detector.probed(node, Probed::Silent);
+                };
+                let (peers, news) = (inner.peering.peers.clone(), inner.news.clone());
+                tasks.spawn("probe", async move {
+                    let found = match peers.probe(node, &address, PROBE).await {
+                        Probe::Alive(_) => Probed::Alive,
+                        // Somebody else has its address: it is not there.
+                        Probe::Refused | Probe::Other(_) => Probed::Refused,
+                        Probe::Silent => Probed::Silent,
+                    };
+                    // The controller may be gone.
+                    let _ = news.send(News::Probed(node, found)).await;
+                });
+            }
+            Act::Fence(id, incarnation) => {
+                let name = view.node(id).map(|node| node.name.to_string());
+                tracing::warn!(node = %id, name, "a node is taken for dead");
+                metrics::counter!(crate::telemetry::NODES_FENCED).increment(1);
+                self.propose(Command::FenceNode { id, incarnation }, &inner.store, tasks);
+            }
+            Act::Activate(id, incarnation) => {
+                self.propose(
+                    Command::ActivateNode { id, incarnation },
+                    &inner.store,
+                    tasks,
+                );
+            }
+        }
+    }
+
+    /// Lets nodes vote on the metadata, or no more, one at a time (M9).
+    fn keep_voters(&mut self, view: &View, inner: &Inner, tasks: &crate::tasks::Tasks, now: u64) {
+        if now.saturating_sub(self.voters_at) < VOTERS {
+            return;
+        }
+        let Ok(turn) = self.voting.clone().try_acquire_owned() else {
+            return;
+        };
+        self.voters_at = now;
+        let status = inner.store.status();
+        let Some(change) = voters::change(view, &status.voters, inner.node) else {
+            return;
+        };
+        let store = inner.store.clone();
+        tasks.spawn("voters", async move {
+            let _turn = turn;
+            let changed = match change {
+                voters::Change::Promote(node) => store.promote(node).await,
+                voters::Change::Demote(node) => store.demote(node).await,
+            };
+            match changed {
+                Ok(()) => tracing::info!(?change, "the voters have changed"),
+                Err(error) => {
+                    tracing::debug!(error = partition::chain(&error), ?change, "the voters");
+                }
+            }
+        });
+    }
+
+    /// Proposes without waiting: what is lost is decided anew at the next look.
+    fn propose(&self, command: Command, store: &Store, tasks: &crate::tasks::Tasks) {
+        let Ok(turn) = self.proposals.clone().try_acquire_owned() else {
+            return;
+        };
+        let store = store.clone();
+        tasks.spawn("propose", async move {
+            let _turn = turn;
+            if let Err(error) = store.apply(command).await {
+                tracing::debug!(
+                    error = partition::chain(&error),
+                    "the controller's proposal"
+                );
+            }
+        });
+    }
+}

@@ -1,0 +1,503 @@
+//! Makes this node's logs and tasks be what the metadata says (one owner, one direction: the
+//! metadata is never bent to what is here).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::OpenError;
+use super::lifecycle::TopicMap;
+use super::peer::wire::PartitionKey;
+use super::replicate::Following;
+use super::topics::{Place, Topic};
+use crate::cluster::Hello;
+use crate::metadata::{Command, NodeEntry, NodeStatus, Store, TopicEntry, View};
+use crate::partition::{self, Assignment, Hosted, PartitionHandle, Proposal};
+use crate::replication::{PartitionView, Standing};
+use crate::storage::{Disk, FileCache, LogOptions, PartitionLog};
+use crate::tasks::Tasks;
+use crate::telemetry::Stats;
+use crate::types::{
+    Clock, Incarnation, NodeId, Partition, PartitionRecord, TimestampType, TopicId, TopicName,
+    TopicPartition, TopicSettings,
+};
+
+/// Logs opened at once.
+const OPENERS: usize = 4;
+/// How long until a log is tried again that could not be opened.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// What all partitions of the node share.
+pub(super) struct Hosting {
+    pub(super) tasks: Tasks,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) stats: Arc<Stats>,
+    pub(super) writers: Arc<Semaphore>,
+    pub(super) compressors: Arc<Semaphore>,
+    pub(super) proposals: mpsc::Sender<Proposal>,
+}
+
+/// Opens and removes logs.
+pub(super) struct Host {
+    pub(super) root: PathBuf,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) files: Arc<FileCache>,
+    pub(super) hosting: Hosting,
+}
+
+impl Host {
+    fn topic_dir(&self, id: TopicId) -> PathBuf {
+        self.root.join(id.to_string())
+    }
+
+    /// Blocking. Opens the log of one partition.
+    fn open_log(
+        &self,
+        topic: &TopicEntry,
+        partition: Partition,
+        record: &PartitionRecord,
+    ) -> Result<PartitionLog, OpenError> {
+        let dir = self.topic_dir(topic.id).join(partition.to_string());
+        let opened = PartitionLog::open(
+            self.disk.clone(),
+            self.files.clone(),
+            &dir,
+            topic.id,
+            partition,
+            log_options(&topic.settings, record),
+        );
+        let name = TopicPartition {
+            topic: topic.name.clone(),
+            partition,
+        };
+        let (log, recovery) = opened.map_err(|error| OpenError::Log {
+            partition: name.clone(),
+            reason: partition::chain(&error),
+        })?;
+        if recovery.truncated_bytes != 0 || !recovery.quarantined.is_empty() {
+            tracing::warn!(partition = %name, ?recovery, "recovered");
+            let truncated = &self.hosting.stats.recovery_truncated_bytes;
+            truncated.fetch_add(
+                recovery.truncated_bytes,
+                std::sync::atomic::Ordering::Relaxed,
+            );
+        }
+        Ok(log)
+    }
+
+    /// Starts the task that owns `log`. Must be called inside the runtime.
+    fn host(&self, topic: &Topic, partition: Partition, log: PartitionLog) -> PartitionHandle {
+        let hosted = Hosted {
+            tasks: self.hosting.tasks.clone(),
+            clock: self.hosting.clock.clone(),
+            stats: self.hosting.stats.clone(),
+            progress: topic.progress.clone(),
+            led: topic.led.clone(),
+            writers: self.hosting.writers.clone(),
+            compressors: self.hosting.compressors.clone(),
+            proposals: self.hosting.proposals.clone(),
+        };
+        partition::spawn(topic.name_of(partition), log, hosted)
+    }
+
+    /// Blocking. Deletes what is left of a deleted topic.
+    pub(super) fn remove_topic(&self, id: TopicId) -> Result<(), OpenError> {
+        let dir = self.topic_dir(id);
+        let gone = |done: std::io::Result<()>| match done {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            done => done,
+        };
+        // Durably: the metadata is about to forget the topic, and nobody would find files that a
+        // power loss brings back.
+        gone(std::fs::remove_dir_all(&dir))
+            .and_then(|()| gone(self.disk.sync_dir(&self.root)))
+            .map_err(|error| OpenError::Unusable {
+                path: dir,
+                reason: error.to_string(),
+            })
+    }
+}
+
+pub(super) fn log_options(settings: &TopicSettings, record: &PartitionRecord) -> LogOptions {
+    LogOptions {
+        segment_bytes: settings.segment_bytes,
+        segment_ms: settings.segment_ms,
+        retention_ms: settings.retention_ms,
+        retention_bytes: settings.retention_bytes,
+        compression: settings.compression,
+        use_append_time: settings.timestamp_type == TimestampType::Append,
+        replicated: 1 < record.replicas.len(),
+    }
+}
+
+/// What a partition's task was told last.
+struct Told {
+    record: Arc<PartitionRecord>,
+    entry: Arc<TopicEntry>,
+    nodes: Arc<BTreeMap<NodeId, Standing>>,
+    incarnation: Incarnation,
+}
+
+/// The owner of the map of topics.
+pub(super) struct Reconciler {
+    host: Arc<Host>,
+    store: Store,
+    node: NodeId,
+    own: watch::Receiver<Hello>,
+    topics: Arc<ArcSwap<TopicMap>>,
+    settled: watch::Sender<Arc<View>>,
+    following: watch::Sender<Following>,
+    told: BTreeMap<PartitionKey, Told>,
+    deleting: BTreeSet<TopicId>,
+}
+
+/// Where a reconciler shows what it has done.
+pub(super) struct Shows {
+    pub(super) topics: Arc<ArcSwap<TopicMap>>,
+    /// The view by which this node works.
+    pub(super) settled: watch::Sender<Arc<View>>,
+    pub(super) following: watch::Sender<Following>,
+}
+
+impl Reconciler {
+    pub(super) fn new(
+        host: Arc<Host>,
+        store: Store,
+        node: NodeId,
+        own: watch::Receiver<Hello>,
+        shows: Shows,
+    ) -> Self {
+        Self {
+            host,
+            store,
+            node,
+            own,
+            topics: shows.topics,
+            settled: shows.settled,
+            following: shows.following,
+            told: BTreeMap::new(),
+            deleting: BTreeSet::new(),
+        }
+    }
+
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        let mut views = self.store.view();
+        loop {
+            let view = views.borrow_and_update().clone();
+            let failed = self.reconcile(&view).await;
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = views.changed() => if changed.is_err() { return },
+                changed = self.own.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(RETRY), if failed => {}
+            }
+        }
+    }
+
+    /// Brings everything to what `view` says. Returns whether something has to be tried again.
+    pub(super) async fn reconcile(&mut self, view: &Arc<View>) -> bool {
+        let before = self.topics.load_full();
+        let mut topics = TopicMap::new();
+        let mut missing = Vec::new();
+        let mut gone = Vec::new();
+        for entry in view.topics() {
+            let known = before.get(&entry.name);
+            let known = known.filter(|known| known.entry.id == entry.id);
+            let topic = self.topic(view, entry, known, &mut missing, &mut gone);
+            topics.insert(entry.name.clone(), topic);
+        }
+        for topic in before.values() {
+            let stays = topics.get(&topic.entry.name);
+            if stays.is_none_or(|stays| stays.entry.id != topic.entry.id) {
+                gone.extend(topic.hosted().cloned());
+            }
+        }
+        let opened = self.open(missing).await;
+        let mut failed = false;
+        for (name, logs) in opened {
+            let Some(topic) = topics.get_mut(&name) else {
+                continue;
+            };
+            let mut partitions = topic.partitions.clone();
+            for (partition, log) in logs {
+                let Some(place) = partitions.get_mut(partition.0 as usize) else {
+                    continue;
+                };
+                match log {
+                    Ok(log) => {
+                        place.hosted = Some(self.host.host(topic, partition, log));
+                        place.failed = None;
+                    }
+                    Err(error) => {
+                        failed = true;
+                        let reason = partition::chain(&error);
+                        tracing::error!(topic = %name, %partition, reason, "a log cannot be opened");
+                        place.failed = Some(reason.into());
+                    }
+                }
+            }
+            *topic = Arc::new(topic.with(partitions));
+        }
+        self.assign(view, &topics);
+        let changed: Vec<&Arc<Topic>> = before
+            .values()
+            .filter(|topic| {
+                let now = topics.get(&topic.entry.name);
+                now.is_none_or(|now| !Arc::ptr_eq(now, topic))
+            })
+            .collect();
+        self.topics.store(Arc::new(topics));
+        changed.into_iter().for_each(|topic| topic.wake());
+        self.settled.send_replace(view.clone());
+        for handle in gone {
+            if let Err(error) = handle.destroy().await {
+                tracing::warn!(error = partition::chain(&error), "delete");
+            }
+        }
+        self.delete(view);
+        failed
+    }
+
+    /// The topic as `view` has it, with the handles that are there already.
+    fn topic(
+        &self,
+        view: &View,
+        entry: &Arc<TopicEntry>,
+        known: Option<&Arc<Topic>>,
+        missing: &mut Vec<(Arc<TopicEntry>, Partition, Arc<PartitionRecord>)>,
+        gone: &mut Vec<PartitionHandle>,
+    ) -> Arc<Topic> {
+        let mut changed = known.is_none_or(|known| !Arc::ptr_eq(&known.entry, entry));
+        let mut partitions = Vec::with_capacity(entry.settings.partitions as usize);
+        for (partition, record) in view.partitions_of(entry.id) {
+            let place = known.and_then(|known| known.partitions.get(partition.0 as usize));
+            let mut hosted = place.and_then(|place| place.hosted.clone());
+            let ours = record.replica(self.node).is_some();
+            if ours && hosted.is_none() {
+                missing.push((entry.clone(), partition, record.clone()));
+            }
+            if !ours && let Some(handle) = hosted.take() {
+                gone.push(handle);
+            }
+            changed |= place.is_none_or(|place| !Arc::ptr_eq(&place.record, record));
+            partitions.push(Place {
+                record: record.clone(),
+                hosted,
+                failed: place.and_then(|place| place.failed.clone()),
+            });
+        }
+        match known {
+            Some(known) if !changed => known.clone(),
+            Some(known) => Arc::new(Topic {
+                entry: entry.clone(),
+                ..known.with(partitions)
+            }),
+            None => Arc::new(Topic {
+                entry: entry.clone(),
+                partitions,
+                progress: watch::Sender::new(0),
+                led: watch::Sender::new(0),
+                sticky: Arc::default(),
+            }),
+        }
+    }
+
+    /// Opens logs, several at once: recovery is bound by the disk, not by one core.
+    async fn open(
+        &self,
+        missing: Vec<(Arc<TopicEntry>, Partition, Arc<PartitionRecord>)>,
+    ) -> BTreeMap<TopicName, Vec<(Partition, Result<PartitionLog, OpenError>)>> {
+        let share = missing.len().div_ceil(OPENERS).max(1);
+        let mut opening = Vec::new();
+        for chunk in missing.chunks(share) {
+            let (host, chunk) = (self.host.clone(), chunk.to_vec());
+            opening.push(tokio::task::spawn_blocking(move || {
+                let opened = chunk.into_iter().map(|(entry, partition, record)| {
+                    let log = host.open_log(&entry, partition, &record);
+                    (entry.name.clone(), partition, log)
+                });
+                opened.collect::<Vec<_>>()
+            }));
+        }
+        let mut all = BTreeMap::<_, Vec<_>>::new();
+        for opened in opening {
+            match opened.await {
+                Ok(opened) => {
+                    for (name, partition, log) in opened {
+                        all.entry(name).or_default().push((partition, log));
+                    }
+                }
+                Err(error) => tracing::error!(%error, "opening logs stopped unexpectedly"),
+            }
+        }
+        all
+    }
+
+    /// Tells every partition's task what it is to do, if that is new.
+    fn assign(&mut self, view: &View, topics: &TopicMap) {
+        let incarnation = self.own.borrow_and_update().incarnation;
+        if incarnation == Incarnation::default() {
+            // N2: nobody leads or follows before the cluster knows this process.
+            return;
+        }
+        let nodes = Arc::new(standings(view.nodes()));
+        let mut following = Following::new();
+        let mut hosted = BTreeSet::new();
+        for topic in topics.values() {
+            for (index, place) in topic.partitions.iter().enumerate() {
+                let Some(handle) = &place.hosted else {
+                    continue;
+                };
+                let partition = Partition(index as u32);
+                let key = PartitionKey {
+                    topic: topic.entry.id,
+                    partition,
+                };
+                hosted.insert(key);
+                if let Some(leader) = place.record.leader.filter(|leader| *leader != self.node) {
+                    let partitions = following.entry(leader).or_default();
+                    partitions.insert(key, handle.clone());
+                }
+                let told = Told {
+                    record: place.record.clone(),
+                    entry: topic.entry.clone(),
+                    nodes: nodes.clone(),
+                    incarnation,
+                };
+                let before = self.told.get(&key);
+                if before.is_some_and(|before| before.is(&told)) {
+                    continue;
+                }
+                let fresh = before.is_none_or(|before| {
+                    !Arc::ptr_eq(&before.entry, &told.entry)
+                        || before.record.replicas.len() != told.record.replicas.len()
+                });
+                if fresh {
+                    handle.set_options(log_options(&topic.entry.settings, &place.record));
+                }
+                let of_replicas = place.record.replicas.iter();
+                let peers = of_replicas.filter_map(|replica| {
+                    let standing = nodes.get(&replica.node)?;
+                    Some((replica.node, *standing))
+                });
+                handle.assume(Assignment {
+                    node: self.node,
+                    incarnation,
+                    view: PartitionView {
+                        record: PartitionRecord::clone(&place.record),
+                        min_insync: topic.entry.settings.min_insync_replicas,
+                        durability: topic.entry.settings.durability,
+                        peers: peers.collect(),
+                    },
+                });
+                self.told.insert(key, told);
+            }
+        }
+        self.told.retain(|key, _| hosted.contains(key));
+        self.following.send_replace(following);
+    }
+
+    /// Removes the files of deleted topics, and says so.
+    fn delete(&mut self, view: &View) {
+        let due: Vec<TopicId> = view
+            .deleted()
+            .filter(|deleted| deleted.holders.contains(&self.node))
+            .map(|deleted| deleted.id)
+            .collect();
+        self.deleting.retain(|id| due.contains(id));
+        for id in due {
+            if !self.deleting.insert(id) {
+                continue;
+            }
+            let (host, store, node) = (self.host.clone(), self.store.clone(), self.node);
+            let stop = self.host.hosting.tasks.stopping();
+            self.host.hosting.tasks.spawn("delete-topic", async move {
+                let removing = async {
+                    loop {
+                        let host = host.clone();
+                        let removed = tokio::task::spawn_blocking(move || host.remove_topic(id));
+                        let error = match removed.await {
+                            Ok(Ok(())) => match store.apply(Command::FinishDelete { id, node }).await {
+                                Ok(_) => return,
+                                Err(error) => partition::chain(&error),
+                            },
+                            Ok(Err(error)) => partition::chain(&error),
+                            Err(error) => partition::chain(&error),
+                        };
+                        tracing::warn!(topic = %id, error, "a deleted topic's files are still here");
+                        tokio::time::sleep(RETRY).await;
+                    }
+                };
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = removing => {}
+                }
+            });
+        }
+    }
+}
+
+impl Told {
+    fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.record, &other.record)
+            && Arc::ptr_eq(&self.entry, &other.entry)
+            && self.nodes == other.nodes
+            && self.incarnation == other.incarnation
+    }
+}
+
+/// What the metadata says of every node, as leaders need it.
+pub(super) fn standings<'a>(
+    nodes: impl Iterator<Item = &'a Arc<NodeEntry>>,
+) -> BTreeMap<NodeId, Standing> {
+    let standing = |node: &Arc<NodeEntry>| Standing {
+        incarnation: node.incarnation,
+        unfenced: node.status.is_live(),
+        may_join: node.status == NodeStatus::Active,
+    };
+    nodes.map(|node| (node.id, standing(node))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::tests::sim::{Faults, SimDisk};
+    use crate::types::SystemClock;
+    use uuid::Uuid;
+
+    #[test]
+    fn a_deleted_topic_is_not_forgotten_before_its_files_are_gone_for_good() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = SimDisk::default();
+        let host = Host {
+            root: dir.path().join("topics"),
+            disk: Arc::new(disk.clone()),
+            files: Arc::new(FileCache::new(1)),
+            hosting: Hosting {
+                tasks: Tasks::new(),
+                clock: Arc::new(SystemClock),
+                stats: Arc::default(),
+                writers: Arc::new(Semaphore::new(1)),
+                compressors: Arc::new(Semaphore::new(1)),
+                proposals: mpsc::channel(1).0,
+            },
+        };
+        let id = TopicId(Uuid::from_u128(1));
+        std::fs::create_dir_all(host.topic_dir(id).join("0")).unwrap();
+        disk.set_faults(Faults {
+            fail_sync_after: Some(0),
+            ..Faults::default()
+        });
+        assert!(matches!(
+            host.remove_topic(id),
+            Err(OpenError::Unusable { .. })
+        ));
+        assert!(host.remove_topic(id).is_ok(), "it can be tried again");
+        assert!(!host.topic_dir(id).exists());
+    }
+}
