@@ -138,6 +138,15 @@ impl Space {
         free < (total / 100 * 8).min(2 << 30)
     }
 
+    /// Takes `bytes` off what is free until the next look, so that a burst between two looks does
+    /// not take the room that deletes need.
+    pub(super) fn spend(&self, bytes: usize) {
+        let spent = |free: u64| Some(free.saturating_sub(bytes as u64));
+        let _ = self
+            .free
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, spent);
+    }
+
     fn look(&self, disk: &dyn Disk, storage: &Path) {
         // A disk that cannot be asked is not called full: the append itself will tell.
         if let Ok((free, total)) = disk.space(storage) {

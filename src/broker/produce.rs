@@ -391,6 +391,8 @@ impl Broker {
             let partition = handle.name().clone();
             return Err(AppendError::NoSpace { partition });
         }
+        let batches = request.batches.iter();
+        self.inner.space.spend(batches.map(BytesMut::len).sum());
         match acks {
             Acks::None => handle.append_unacknowledged(request).map(|()| Vec::new()),
             Acks::All | Acks::Leader => handle.append(request, acks).await,
