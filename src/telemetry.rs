@@ -14,8 +14,12 @@ pub struct Stats {
     pub records_out: AtomicU64,
     /// Batch bytes handed to readers.
     pub bytes_out: AtomicU64,
-    /// fdatasync calls on segments.
+    /// fdatasync calls on segments that have begun.
+    pub fsyncs_begun: AtomicU64,
+    /// fdatasync calls on segments that have ended.
     pub fsyncs: AtomicU64,
+    /// Those of them that took more than a second.
+    pub late_fsyncs: AtomicU64,
     /// Nanoseconds that those took in all.
     pub fsync_nanos: AtomicU64,
     /// Produce requests recognised as repeats.
@@ -32,12 +36,18 @@ pub struct Stats {
     pub replicated_bytes: AtomicU64,
 }
 
+/// A sync that takes longer holds up everybody who waits for the partition.
+const LATE: Duration = Duration::from_secs(1);
+
 impl Stats {
-    /// Counts one fdatasync.
+    /// Counts one fdatasync that has ended; its beginning is counted in `fsyncs_begun`.
     pub fn fsynced(&self, took: Duration) {
         self.fsyncs.fetch_add(1, Ordering::Relaxed);
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         self.fsync_nanos.fetch_add(nanos, Ordering::Relaxed);
+        if LATE < took {
+            self.late_fsyncs.fetch_add(1, Ordering::Relaxed);
+        }
         metrics::histogram!(FSYNC_SECONDS).record(took.as_secs_f64());
     }
 
@@ -99,6 +109,8 @@ pub const RETENTION_DELETED_BYTES: &str = "pilgrimage_retention_deleted_bytes_to
 pub const REPLICATED_BYTES: &str = "pilgrimage_replicated_bytes_total";
 /// Nodes that this node, as the controller, took for dead.
 pub const NODES_FENCED: &str = "pilgrimage_nodes_fenced_total";
+/// 1 while no records are deleted by their age, because the clock cannot be believed.
+pub const RETENTION_PAUSED: &str = "pilgrimage_time_retention_paused";
 /// What was refused from other nodes, by what it was: handshakes and frames of connections,
 /// datagrams of gossip.
 pub const PEER_REFUSED: &str = "pilgrimage_peer_refused_total";

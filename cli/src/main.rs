@@ -26,6 +26,9 @@ use failure::{EXIT_CODES, Exit, Failure};
 use output::Output;
 use target::Target;
 
+/// Threads for file I/O, large checksums and compression.
+const BLOCKING_THREADS: usize = 96;
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -106,6 +109,8 @@ fn main() -> ExitCode {
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        // One disk does not become faster with more threads, and each keeps memory of its own.
+        .max_blocking_threads(BLOCKING_THREADS)
         .build()
     {
         Ok(runtime) => runtime,

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::peer::wire::{Bounds, Fetch, FetchedAt, Resolve};
+use super::peer::wire::{Bounds, Fetch, FetchedAt, NotLeader, Resolve};
 use super::topics::{Place, Topic};
 use super::{Broker, FetchError, TopicError};
 use crate::partition::PartitionHandle;
@@ -59,15 +58,17 @@ impl Broker {
         from: From,
     ) -> Result<Offset, FetchError> {
         let found = self.fetch_topic(topic)?;
-        if let Some(handle) = found.leading(partition)? {
-            return self.resolve_here(handle, from).await;
+        if let Some(handle) = found.leading(partition)?
+            && let Ok(resolved) = self.resolve_here(handle, from).await
+        {
+            return resolved;
         }
         let resolved = self.at_leader(
             &found,
             partition,
             |key| Resolve { key, from },
             Bytes::new(),
-            |handle| async move { Ok((self.resolve_here(&handle, from).await, Bytes::new())) },
+            |handle| async move { Ok((self.resolve_here(&handle, from).await?, Bytes::new())) },
         );
         resolved.await?.0
     }
@@ -77,49 +78,53 @@ impl Broker {
         &self,
         handle: &PartitionHandle,
         from: From,
-    ) -> Result<Offset, FetchError> {
+    ) -> Result<Result<Offset, FetchError>, NotLeader> {
         let reader = handle.reader();
+        let found = match from {
+            From::Timestamp(time) => match handle.offset_for_timestamp(time).await {
+                Ok(found) => found,
+                Err(error) => {
+                    let start = reader.log_start();
+                    return Ok(Err(FetchError::from_read(handle.name(), start, error)));
+                }
+            },
+            _ => None,
+        };
         let in_doubt = match from {
-            From::Earliest | From::Timestamp(_) => false,
+            From::Earliest => false,
             From::Latest => true,
             From::Offset(asked) => reader.high_watermark() < asked,
+            From::Timestamp(_) => found.is_none(),
         };
-        if in_doubt {
-            caught_up(handle).await;
+        if in_doubt && let Err(error) = self.confirm_end(handle).await? {
+            return Ok(Err(error.into()));
         }
-        match from {
+        Ok(match from {
             From::Earliest => Ok(reader.log_start()),
             From::Latest => Ok(reader.high_watermark()),
             From::Offset(asked) => {
                 let partition = handle.name().clone();
                 let (start, end) = (reader.log_start(), reader.high_watermark());
                 if asked < start {
-                    return Err(FetchError::Trimmed {
+                    Err(FetchError::Trimmed {
                         partition,
                         asked,
                         start,
-                    });
-                }
-                if end < asked {
-                    return Err(FetchError::OutOfRange {
+                    })
+                } else if end < asked {
+                    Err(FetchError::OutOfRange {
                         partition,
                         asked,
                         end,
-                    });
+                    })
+                } else {
+                    Ok(asked)
                 }
-                Ok(asked)
             }
-            From::Timestamp(time) => match handle.offset_for_timestamp(time).await {
-                Ok(found) => {
-                    Ok(found.map_or_else(|| reader.high_watermark(), |(offset, _)| offset))
-                }
-                Err(error) => Err(FetchError::from_read(
-                    handle.name(),
-                    reader.log_start(),
-                    error,
-                )),
-            },
-        }
+            From::Timestamp(_) => {
+                Ok(found.map_or_else(|| reader.high_watermark(), |(offset, _)| offset))
+            }
+        })
     }
 
     /// Batches from the one that holds `from`, at most about `max_bytes` of them (at least one).
@@ -134,8 +139,10 @@ impl Broker {
         max_bytes: usize,
     ) -> Result<Fetched, FetchError> {
         let found = self.fetch_topic(topic)?;
-        if let Some(handle) = found.leading(partition)? {
-            return self.fetch_here(handle, from, max_bytes).await;
+        if let Some(handle) = found.leading(partition)?
+            && let Ok(fetched) = self.fetch_here(handle, from, max_bytes).await
+        {
+            return fetched;
         }
         let (fetched, batches) = self
             .at_leader(
@@ -148,7 +155,7 @@ impl Broker {
                 },
                 Bytes::new(),
                 |handle| async move {
-                    Ok(match self.fetch_here(&handle, from, max_bytes).await {
+                    Ok(match self.fetch_here(&handle, from, max_bytes).await? {
                         Err(error) => (Err(error), Bytes::new()),
                         Ok(fetched) => {
                             let found = FetchedAt {
@@ -175,27 +182,32 @@ impl Broker {
         handle: &PartitionHandle,
         from: Offset,
         max_bytes: usize,
-    ) -> Result<Fetched, FetchError> {
-        if handle.reader().high_watermark() < from {
-            caught_up(handle).await;
+    ) -> Result<Result<Fetched, FetchError>, NotLeader> {
+        if handle.reader().high_watermark() < from
+            && let Err(error) = self.confirm_end(handle).await?
+        {
+            return Ok(Err(error.into()));
         }
         let high_watermark = handle.reader().high_watermark();
         if from == high_watermark {
-            return Ok(Fetched {
+            return Ok(Ok(Fetched {
                 batches: Bytes::new(),
                 next: from,
                 high_watermark,
-            });
+            }));
         }
-        let batches = handle.read(from, max_bytes).await.map_err(|error| {
-            if let ReadError::Corrupt { .. } = error {
-                self.inner
-                    .stats
-                    .corrupt_reads
-                    .fetch_add(1, Ordering::Relaxed);
+        let batches = match handle.read(from, max_bytes).await {
+            Ok(batches) => batches,
+            Err(error) => {
+                if let ReadError::Corrupt { .. } = error {
+                    self.inner
+                        .stats
+                        .corrupt_reads
+                        .fetch_add(1, Ordering::Relaxed);
+                }
+                return Ok(Err(FetchError::from_read(handle.name(), from, error)));
             }
-            FetchError::from_read(handle.name(), from, error)
-        })?;
+        };
         let next = end_of(&batches).unwrap_or(from);
         self.inner
             .stats
@@ -205,11 +217,11 @@ impl Broker {
             .stats
             .bytes_out
             .fetch_add(batches.len() as u64, Ordering::Relaxed);
-        Ok(Fetched {
+        Ok(Ok(Fetched {
             batches,
             next,
             high_watermark: high_watermark.max(next),
-        })
+        }))
     }
 
     /// Changes whenever readers of the topic may see more, or the topic goes away.
@@ -270,18 +282,6 @@ impl Broker {
         );
         Ok(asked.await?.0)
     }
-}
-
-/// How long a new leader may take to learn how far its predecessors had come.
-const CATCH_UP: Duration = Duration::from_secs(5);
-
-/// H4: what a new leader knows of the partition's end may be old news. Waits until it knows better,
-/// or is no leader any more.
-async fn caught_up(handle: &PartitionHandle) {
-    let mut roles = handle.roles();
-    let known = roles.wait_for(|role| role.caught_up || !role.leads);
-    // In the end the partition's own answer is given: too few replicas are in sync.
-    let _ = tokio::time::timeout(CATCH_UP, known).await;
 }
 
 /// Offset after the last batch.

@@ -1,11 +1,11 @@
 //! Opening and closing a broker, and what it does by itself in between.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, TryLockError};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -13,12 +13,13 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
+use super::clocks::{ClusterClocks, RetentionClock};
 use super::membership::{self, Newcomer, Wires};
 use super::peer::{self, Peering, Watches};
 use super::reconcile::{Host, Hosting, Reconciler, Shows};
 use super::replicate::Following;
 use super::topics::Topic;
-use super::{Broker, OpenError, controller, positions, replicate};
+use super::{Broker, OpenError, confirm, controller, positions, reach, replicate};
 use crate::cluster::{
     self, ClusterSecret, GOSSIP_INTERVAL, Gossip, GossipKey, GossipOptions, Hello, Peers,
     ServeOptions,
@@ -30,7 +31,7 @@ use crate::tasks::Tasks;
 use crate::telemetry::Stats;
 use crate::types::{
     BrokerId, Clock, Incarnation, NodeId, SystemClock, Timestamp, TopicName, TopicPatch,
-    TopicSettings,
+    TopicSettings, limits,
 };
 
 /// How a broker is opened.
@@ -103,10 +104,21 @@ pub(super) struct Inner {
     /// The view by which this node works.
     pub(super) settled: watch::Receiver<Arc<View>>,
     pub(super) watches: Watches,
+    /// Questions whether this node still leads.
+    pub(super) confirms: mpsc::Sender<confirm::Waiting>,
     pub(super) news: mpsc::Sender<controller::News>,
     pub(super) gossip: Option<Gossip>,
-    pub(super) position_requests: mpsc::Sender<positions::Request>,
+    pub(super) positions: positions::Desks,
     pub(super) space: Arc<Space>,
+    /// Room for batches that were copied and are not written yet, in KiB.
+    pub(super) copying: Arc<Semaphore>,
+    /// Neighbours that do not answer.
+    pub(super) unreachable: watch::Sender<BTreeSet<NodeId>>,
+    pub(super) retention_clock: RetentionClock,
+    /// What the other nodes' clocks say, while this one is the controller.
+    pub(super) clocks: ClusterClocks,
+    /// Set before the node tells the cluster that it ends: from then on it gives no sign of life.
+    pub(super) leaving: AtomicBool,
     pub(super) tasks: Tasks,
     /// Holds the lock on the directory, as every log and its readers do.
     _files: Arc<FileCache>,
@@ -243,7 +255,8 @@ impl Broker {
         space.look(disk.as_ref(), &options.storage);
         let (watches, wanted) = Watches::new();
         let (news, told) = mpsc::channel(1024);
-        let (position_requests, requests) = mpsc::channel(1024);
+        let (confirms, doubts) = mpsc::channel(confirm::WAITING);
+        let (positions, requests) = positions::Desks::new();
         let gossip = match &listener {
             Some(listener) => {
                 let gossip = start_gossip(
@@ -262,6 +275,11 @@ impl Broker {
         };
         let inner = Arc::new(Inner {
             started_at,
+            copying: Arc::new(Semaphore::new(limits::COPYING_KIB)),
+            unreachable: watch::Sender::default(),
+            retention_clock: RetentionClock::new(clock.clone()),
+            clocks: ClusterClocks::default(),
+            leaving: AtomicBool::new(false),
             clock,
             stats,
             node,
@@ -273,9 +291,10 @@ impl Broker {
             topics,
             settled: see_settled,
             watches,
+            confirms,
             news,
             gossip,
-            position_requests,
+            positions,
             space,
             tasks: tasks.clone(),
             _files: files,
@@ -298,9 +317,13 @@ impl Broker {
             broker.close().await;
             return Err(error);
         }
-        tasks.spawn("positions", positions::run(weak.clone(), requests));
+        tasks.spawn("confirm", confirm::run(weak.clone(), doubts));
+        for requests in requests {
+            tasks.spawn("positions", positions::run(weak.clone(), requests));
+        }
         tasks.spawn("replication", replicate::run(weak.clone(), see_following));
         tasks.spawn("watches", peer::watch::run(weak.clone(), wanted));
+        tasks.spawn("reach", reach::run(weak.clone()));
         tasks.spawn("heartbeat", controller::beat(weak.clone()));
         tasks.spawn("controller", controller::run(weak.clone(), told));
         tasks.spawn("in-sync", controller::propose(weak.clone(), proposed));
@@ -339,6 +362,7 @@ impl Broker {
         membership::activate(inner).await;
         let view = inner.store.view().borrow().clone();
         reconciler.reconcile(&view).await;
+        reconciler.sweep(&view).await;
         inner.tasks.spawn("topics", reconciler.run(stop));
         Ok(())
     }
@@ -359,7 +383,7 @@ impl Broker {
                     tokio::task::spawn_blocking(move || space.look(disk.as_ref(), &storage)).await;
             }
         });
-        let (topics, stop) = (self.inner.topics.clone(), self.inner.tasks.stopping());
+        let (broker, stop) = (Arc::downgrade(&self.inner), self.inner.tasks.stopping());
         let every = self.inner.options.maintenance;
         self.inner.tasks.spawn("maintenance", async move {
             let mut every = tokio::time::interval(every);
@@ -368,9 +392,13 @@ impl Broker {
                     () = stop.cancelled() => return,
                     _ = every.tick() => {}
                 }
-                for topic in topics.load().values() {
+                let Some(inner) = broker.upgrade() else {
+                    return;
+                };
+                let now = inner.retention_clock.now();
+                for topic in inner.topics.load().values() {
                     let filled = topic.hosted().filter(|p| p.reader().stats().bytes != 0);
-                    filled.for_each(crate::partition::PartitionHandle::maintain);
+                    filled.for_each(|partition| partition.maintain(now));
                 }
             }
         });

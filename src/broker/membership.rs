@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -37,6 +38,8 @@ const AGAIN: Duration = Duration::from_millis(200);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a raft message may take; raft itself gives up earlier on most.
 const RAFT_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a piece of a snapshot may take on a slow network: as long as raft allows.
+const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Carries raft's messages over the plane between nodes. It exists before the store does, whose
 /// view says where the nodes are.
@@ -69,7 +72,11 @@ impl RaftTransport for Wires {
                 _ => Lane::Control,
             };
             let path = format!("{RAFT}{}", rpc.as_str());
-            let answer = peer.call(lane, &path, body, RAFT_PATIENCE).await;
+            let patience = match rpc {
+                RaftRpc::Snapshot => SNAPSHOT_PATIENCE,
+                _ => RAFT_PATIENCE,
+            };
+            let answer = peer.call(lane, &path, body, patience).await;
             answer.map_err(|error: PeerError| Unreachable {
                 sent: error.outcome() != Outcome::Refused,
                 why: partition::chain(&error),
@@ -112,6 +119,7 @@ pub(super) async fn enter(
     let deadline = Instant::now() + SEARCH;
     let mut last = String::from("none of them answered");
     loop {
+        // Nodes that have no cluster, for certain: they say so, or are not there.
         let mut without_cluster = 0;
         for address in &options.join {
             match ask_to_join(peers, address, &join).await {
@@ -122,10 +130,15 @@ pub(super) async fn enter(
                 }
                 Ok(Joined::NoCluster) => without_cluster += 1,
                 Ok(Joined::Refused(reason)) => return Err(failed(reason)),
-                Ok(Joined::Later(reason)) | Err(reason) => last = format!("{address}: {reason}"),
+                Ok(Joined::Later(reason)) => last = format!("{address}: {reason}"),
+                Err(reason) => {
+                    without_cluster += usize::from(reason == NOBODY);
+                    last = format!("{address}: {reason}");
+                }
             }
         }
-        if options.bootstrap && (without_cluster == options.join.len() || last_is_silence(&last)) {
+        // One that is silent, or has a cluster without a leader, may be part of the one to join.
+        if options.bootstrap && without_cluster == options.join.len() {
             return begin().await;
         }
         if deadline <= Instant::now() {
@@ -134,12 +147,6 @@ pub(super) async fn enter(
         }
         tokio::time::sleep(AGAIN).await;
     }
-}
-
-/// The node that begins the cluster starts first as often as last: others that are not there yet
-/// have none.
-fn last_is_silence(last: &str) -> bool {
-    last.ends_with(NOBODY) || last == "none of them answered"
 }
 
 const NOBODY: &str = "nobody listens there";
@@ -315,6 +322,7 @@ pub(super) async fn leave(inner: &Arc<Inner>) {
     {
         return;
     }
+    inner.leaving.store(true, Ordering::Relaxed);
     let fence = Command::FenceNode {
         id: inner.node,
         incarnation: inner.own.borrow().incarnation,

@@ -2,7 +2,9 @@
 //! [`Broker`] can do without a listener.
 
 mod brokers;
+mod clocks;
 mod cluster;
+mod confirm;
 mod controller;
 mod embedded;
 mod error;
@@ -12,6 +14,7 @@ mod membership;
 mod peer;
 mod positions;
 mod produce;
+mod reach;
 mod reconcile;
 mod replicate;
 mod route;

@@ -1,15 +1,18 @@
 //! Durable positions: "the next message, please", for consumers that keep no state of their own.
 //!
-//! One task hands out the messages, one after another, so that no two callers of a group get the
-//! same one. The new position is on stable storage before the message is handed out: after a
+//! One task hands out the messages of a group, one after another, so that no two callers get the
+//! same one; groups are spread over a few tasks, so that one that waits for a partition does not
+//! hold up all others. The new position is on stable storage before the message is handed out: after a
 //! crash a group goes on behind the last message it was given (at most once).
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Weak;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::lifecycle::Inner;
+use super::route::RouteError;
 use super::topics::Topic;
 use super::{Broker, FetchError};
 use crate::metadata::Command;
@@ -21,6 +24,28 @@ pub(super) struct Request {
     topic: TopicName,
     group: String,
     reply: oneshot::Sender<Result<Option<Consumed>, ConsumeError>>,
+}
+
+/// Where requests go: to one of a few tasks, always the same one for a group and topic.
+pub(super) struct Desks(Vec<mpsc::Sender<Request>>);
+
+/// How many tasks hand out messages.
+const DESKS: usize = 16;
+/// Requests that wait for each.
+const WAITING: usize = 128;
+
+impl Desks {
+    /// The ends to give to [`run`], one each.
+    pub(super) fn new() -> (Self, Vec<mpsc::Receiver<Request>>) {
+        let (desks, requests) = (0..DESKS).map(|_| mpsc::channel(WAITING)).unzip();
+        (Self(desks), requests)
+    }
+
+    fn of(&self, topic: &TopicName, group: &str) -> Option<&mpsc::Sender<Request>> {
+        let mut hasher = DefaultHasher::new();
+        (topic, group).hash(&mut hasher);
+        self.0.get(hasher.finish() as usize % self.0.len().max(1))
+    }
 }
 
 /// A message and where it stood.
@@ -71,7 +96,8 @@ impl Broker {
                 group: group.to_owned(),
                 reply,
             };
-            let sent = self.inner.position_requests.send(request).await;
+            let desk = self.inner.positions.of(topic, group);
+            let sent = desk.ok_or(ConsumeError::Closing)?.send(request).await;
             sent.map_err(|_| ConsumeError::Closing)?;
             if let Some(consumed) = answer.await.unwrap_or(Err(ConsumeError::Closing))? {
                 return Ok(Some(consumed));
@@ -126,8 +152,14 @@ async fn next(
     let positions = broker.inner.store.position(id, group, topic.entry.id).await;
     let positions = positions.map_err(|error| lost(Code::NotReady, &error))?;
     let mut oldest: Option<Consumed> = None;
-    for (index, _) in topic.partitions.iter().enumerate() {
+    let mut unled = None;
+    for (index, place) in topic.partitions.iter().enumerate() {
         let partition = Partition(index as u32);
+        // What the others have need not wait for it.
+        if place.record.leader.is_none() {
+            unled = Some(topic.name_of(partition));
+            continue;
+        }
         let at = positions
             .iter()
             .find(|(p, _)| *p == partition)
@@ -143,7 +175,10 @@ async fn next(
         }
     }
     let Some((partition, record)) = oldest else {
-        return Ok(None);
+        return match unled {
+            Some(partition) => Err(FetchError::from(RouteError::NoLeader { partition }).into()),
+            None => Ok(None),
+        };
     };
     let command = Command::SetPosition {
         broker: id.clone(),

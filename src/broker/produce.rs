@@ -393,10 +393,18 @@ impl Broker {
         }
         let batches = request.batches.iter();
         self.inner.space.spend(batches.map(BytesMut::len).sum());
-        match acks {
+        let appended = match acks {
             Acks::None => handle.append_unacknowledged(request).map(|()| Vec::new()),
             Acks::All | Acks::Leader => handle.append(request, acks).await,
+        };
+        if let Err(AppendError::OffsetMismatch { .. }) = &appended
+            && !matches!(self.confirm_end(handle).await, Ok(Ok(())))
+        {
+            // R2: where a log ends that another node leads by now says nothing of the partition.
+            let partition = handle.name().clone();
+            return Err(AppendError::NotLeader { partition });
         }
+        appended
     }
 }
 

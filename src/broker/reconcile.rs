@@ -2,12 +2,13 @@
 //! metadata is never bent to what is here).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::OpenError;
@@ -123,6 +124,40 @@ impl Host {
     }
 }
 
+impl Host {
+    /// Blocking. Removes copies that went to other nodes while this one was away: partitions of
+    /// living topics whose record in `view`, which is newer than this process's registration, does
+    /// not name this node. What `view` does not know stays (PROTOCOL M8).
+    fn sweep(&self, view: &View, node: NodeId) -> std::io::Result<()> {
+        let entries = |dir: &Path| match std::fs::read_dir(dir) {
+            Ok(entries) => entries.collect::<std::io::Result<Vec<_>>>(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error),
+        };
+        for topic in entries(&self.root)? {
+            let id = topic
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok());
+            let Some(id) = id.map(TopicId).filter(|id| view.topic_by_id(*id).is_some()) else {
+                continue;
+            };
+            for partition in entries(&topic.path())? {
+                let number = partition
+                    .file_name()
+                    .to_str()
+                    .and_then(|name| name.parse().ok());
+                let record = number.and_then(|number| view.partition(id, Partition(number)));
+                if record.is_some_and(|record| record.replica(node).is_none()) {
+                    tracing::info!(path = %partition.path().display(), "a copy that is elsewhere by now goes");
+                    std::fs::remove_dir_all(partition.path())?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 pub(super) fn log_options(settings: &TopicSettings, record: &PartitionRecord) -> LogOptions {
     LogOptions {
         segment_bytes: settings.segment_bytes,
@@ -154,6 +189,14 @@ pub(super) struct Reconciler {
     following: watch::Sender<Following>,
     told: BTreeMap<PartitionKey, Told>,
     deleting: BTreeSet<TopicId>,
+    /// Logs that could not be opened, and when they are tried again.
+    failed: BTreeMap<PartitionKey, Instant>,
+    /// Partitions that go, until their files are gone: the same directory is not opened meanwhile.
+    leaving: BTreeSet<PartitionKey>,
+    gone: (
+        mpsc::UnboundedSender<PartitionKey>,
+        mpsc::UnboundedReceiver<PartitionKey>,
+    ),
 }
 
 /// Where a reconciler shows what it has done.
@@ -182,6 +225,19 @@ impl Reconciler {
             following: shows.following,
             told: BTreeMap::new(),
             deleting: BTreeSet::new(),
+            failed: BTreeMap::new(),
+            leaving: BTreeSet::new(),
+            gone: mpsc::unbounded_channel(),
+        }
+    }
+
+    /// Removes what was left behind by copies that went elsewhere. Before [`run`](Self::run), which
+    /// may be told to bring one back.
+    pub(super) async fn sweep(&self, view: &Arc<View>) {
+        let (host, view, node) = (self.host.clone(), view.clone(), self.node);
+        let swept = tokio::task::spawn_blocking(move || host.sweep(&view, node)).await;
+        if let Ok(Err(error)) = swept {
+            tracing::warn!(%error, "copies that are elsewhere by now are still here");
         }
     }
 
@@ -189,18 +245,21 @@ impl Reconciler {
         let mut views = self.store.view();
         loop {
             let view = views.borrow_and_update().clone();
-            let failed = self.reconcile(&view).await;
+            self.reconcile(&view).await;
+            let again = self.failed.values().min().copied();
             tokio::select! {
                 () = stop.cancelled() => return,
                 changed = views.changed() => if changed.is_err() { return },
                 changed = self.own.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(RETRY), if failed => {}
+                Some(key) = self.gone.1.recv() => { self.leaving.remove(&key); }
+                () = tokio::time::sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => {}
             }
         }
     }
 
-    /// Brings everything to what `view` says. Returns whether something has to be tried again.
-    pub(super) async fn reconcile(&mut self, view: &Arc<View>) -> bool {
+    /// Brings everything to what `view` says, or begins to: what takes long (opening logs, removing
+    /// files) holds up no change of leadership.
+    pub(super) async fn reconcile(&mut self, view: &Arc<View>) {
         let before = self.topics.load_full();
         let mut topics = TopicMap::new();
         let mut missing = Vec::new();
@@ -217,8 +276,28 @@ impl Reconciler {
                 gone.extend(topic.hosted().cloned());
             }
         }
+        for handle in gone {
+            self.remove(handle);
+        }
+        let now = Instant::now();
+        missing.retain(|(entry, partition, _)| {
+            let key = PartitionKey {
+                topic: entry.id,
+                partition: *partition,
+            };
+            let waits = self.failed.get(&key).is_some_and(|again| now < *again);
+            !waits && !self.leaving.contains(&key)
+        });
+        self.failed
+            .retain(|key, _| view.partition(key.topic, key.partition).is_some());
+        self.assign(view, &topics);
+        let is_whole = missing.is_empty();
+        self.publish(view, topics.clone(), is_whole);
+        self.delete(view);
+        if is_whole {
+            return;
+        }
         let opened = self.open(missing).await;
-        let mut failed = false;
         for (name, logs) in opened {
             let Some(topic) = topics.get_mut(&name) else {
                 continue;
@@ -228,13 +307,18 @@ impl Reconciler {
                 let Some(place) = partitions.get_mut(partition.0 as usize) else {
                     continue;
                 };
+                let key = PartitionKey {
+                    topic: topic.entry.id,
+                    partition,
+                };
                 match log {
                     Ok(log) => {
+                        self.failed.remove(&key);
                         place.hosted = Some(self.host.host(topic, partition, log));
                         place.failed = None;
                     }
                     Err(error) => {
-                        failed = true;
+                        self.failed.insert(key, Instant::now() + RETRY);
                         let reason = partition::chain(&error);
                         tracing::error!(topic = %name, %partition, reason, "a log cannot be opened");
                         place.failed = Some(reason.into());
@@ -244,23 +328,43 @@ impl Reconciler {
             *topic = Arc::new(topic.with(partitions));
         }
         self.assign(view, &topics);
-        let changed: Vec<&Arc<Topic>> = before
-            .values()
-            .filter(|topic| {
-                let now = topics.get(&topic.entry.name);
-                now.is_none_or(|now| !Arc::ptr_eq(now, topic))
-            })
-            .collect();
-        self.topics.store(Arc::new(topics));
-        changed.into_iter().for_each(|topic| topic.wake());
-        self.settled.send_replace(view.clone());
-        for handle in gone {
-            if let Err(error) = handle.destroy().await {
-                tracing::warn!(error = partition::chain(&error), "delete");
+        self.publish(view, topics, true);
+    }
+
+    /// Shows requests the topics as they are now. A view counts as settled once every log that it
+    /// asks for is open, or was tried.
+    fn publish(&self, view: &Arc<View>, topics: TopicMap, is_settled: bool) {
+        let before = self.topics.swap(Arc::new(topics));
+        let now = self.topics.load();
+        for topic in before.values() {
+            let stays = now.get(&topic.entry.name);
+            if stays.is_none_or(|stays| !Arc::ptr_eq(stays, topic)) {
+                topic.wake();
             }
         }
-        self.delete(view);
-        failed
+        if is_settled {
+            self.settled.send_replace(view.clone());
+        }
+    }
+
+    /// Removes a copy that is not wanted here any more, beside everything else.
+    fn remove(&mut self, handle: PartitionHandle) {
+        let key = PartitionKey {
+            topic: handle.reader().topic_id(),
+            partition: handle.name().partition,
+        };
+        self.leaving.insert(key);
+        let gone = self.gone.0.clone();
+        self.host.hosting.tasks.spawn("remove-copy", async move {
+            if let Err(error) = handle.destroy().await {
+                tracing::warn!(
+                    error = partition::chain(&error),
+                    "a copy's files are still here"
+                );
+            }
+            // The owner of the topics may have ended.
+            let _ = gone.send(key);
+        });
     }
 
     /// The topic as `view` has it, with the handles that are there already.
@@ -411,7 +515,9 @@ impl Reconciler {
             .collect();
         self.deleting.retain(|id| due.contains(id));
         for id in due {
-            if !self.deleting.insert(id) {
+            // Its logs are closed first.
+            let closing = self.leaving.iter().any(|key| key.topic == id);
+            if closing || !self.deleting.insert(id) {
                 continue;
             }
             let (host, store, node) = (self.host.clone(), self.store.clone(), self.node);

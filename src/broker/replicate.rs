@@ -87,7 +87,11 @@ async fn stream(
     node: NodeId,
     partitions: &mut watch::Receiver<BTreeMap<PartitionKey, PartitionHandle>>,
 ) -> bool {
-    let Some(peer) = broker.upgrade().and_then(|inner| inner.peering.peer(node)) else {
+    let found = broker.upgrade().and_then(|inner| {
+        let peer = inner.peering.peer(node)?;
+        Some((peer, inner.copying.clone()))
+    });
+    let Some((peer, copying)) = found else {
         return partitions.has_changed().is_err();
     };
     let (outgoing, messages) = mpsc::channel(WAITING);
@@ -97,6 +101,10 @@ async fn stream(
         _ => return partitions.has_changed().is_err(),
     };
     let (requests, mut asked) = mpsc::unbounded_channel::<Request>();
+    let way = Upstream {
+        leader: node,
+        requests,
+    };
     let mut joined: BTreeMap<PartitionKey, PartitionHandle> = BTreeMap::new();
     let sending = async move {
         while let Some((key, request)) = asked.recv().await.map(|request| {
@@ -130,8 +138,13 @@ async fn stream(
                 }
                 let wanted = partitions.borrow_and_update().clone();
                 for (key, handle) in &wanted {
-                    if !joined.contains_key(key) {
-                        handle.follow(Some(Upstream { leader: node, requests: requests.clone() }));
+                    if joined.get(key).is_none_or(|known| !known.is_same(handle)) {
+                        handle.follow(way.clone());
+                    }
+                }
+                for (key, handle) in &joined {
+                    if !wanted.contains_key(key) {
+                        handle.unfollow(way.clone());
                     }
                 }
                 joined = wanted;
@@ -139,11 +152,17 @@ async fn stream(
             answer = answers.next::<FetchResponse>() => match answer {
                 Ok(Some((response, batches))) => {
                     if let Some(handle) = joined.get(&response.key) {
+                        // What waits for the disk waits here, and at the leader, not in memory.
+                        let units = (batches.len() / 1024) as u32;
+                        let room = match units {
+                            0 => None,
+                            units => copying.clone().acquire_many_owned(units).await.ok(),
+                        };
                         let batches = ReplicaBatches {
                             batches,
                             begins_chain: response.begins_chain,
                         };
-                        handle.copied(response.fetch, response.answer, batches);
+                        handle.copied(response.fetch, response.answer, batches, room);
                     }
                 }
                 Ok(None) => break false,
@@ -155,7 +174,7 @@ async fn stream(
         }
     };
     for handle in joined.values() {
-        handle.follow(None);
+        handle.unfollow(way.clone());
     }
     ended
 }

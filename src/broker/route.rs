@@ -42,6 +42,13 @@ pub enum RouteError {
         /// What the connection said.
         reason: String,
     },
+    /// A new leader has not yet learned how far the one before it had come (PROTOCOL H4): too few
+    /// copies are in sync, or the metadata cannot say whether it still leads.
+    #[error("it is not certain yet where {partition} ends")]
+    EndUnknown {
+        /// The partition.
+        partition: TopicPartition,
+    },
     /// The connection to the leader's node broke before it answered.
     #[error("node {node}, which leads {partition}, did not answer: {reason}")]
     ConnectionLost {
@@ -59,7 +66,7 @@ impl RouteError {
     pub fn code(&self) -> Code {
         match self {
             Self::Partition(_) => Code::PartitionNotFound,
-            Self::NoLeader { .. } => Code::NoLeader,
+            Self::NoLeader { .. } | Self::EndUnknown { .. } => Code::NoLeader,
             Self::Unreachable { .. } => Code::NodeUnreachable,
             Self::ConnectionLost { .. } => Code::ConnectionLost,
         }
@@ -134,6 +141,19 @@ impl Broker {
         }
     }
 
+    /// Waits until another node than `node` leads the partition, or it is gone.
+    async fn replaced(&self, topic: &Topic, partition: Partition, node: NodeId) {
+        let mut views = self.inner.store.view();
+        let replaced = views.wait_for(|view| {
+            let record = view.partition(topic.entry.id, partition);
+            record.is_none_or(|record| record.leader.is_some_and(|leader| leader != node))
+        });
+        if replaced.await.is_err() {
+            // The broker closes; whoever was asked answers or not.
+            std::future::pending().await
+        }
+    }
+
     /// Asks the partition's leader, wherever it is: `here` answers if that is this node. Asks anew
     /// while the answer is that the leadership is elsewhere.
     pub(super) async fn at_leader<A, T, F>(
@@ -158,7 +178,17 @@ impl Broker {
             let answered = match self.site_until(topic, partition, deadline).await? {
                 Site::Here(handle) => here(handle).await,
                 Site::There(node) => {
-                    match self.inner.peering.ask(node, &ask(key), body.clone()).await {
+                    let question = ask(key);
+                    let asking = self.inner.peering.ask(node, &question, body.clone());
+                    let asked = tokio::select! {
+                        biased;
+                        asked = asking => asked,
+                        // A node that hangs is replaced long before its connection is given up.
+                        () = self.replaced(topic, partition, node) => {
+                            Err(AskError::Lost("another node has taken the lead".into()))
+                        }
+                    };
+                    match asked {
                         Ok((Ok(answer), bytes)) => Ok((answer, bytes)),
                         Ok((Err(not_leader), _)) => Err(not_leader),
                         Err(AskError::NotSent(reason)) if deadline <= Instant::now() => {
@@ -173,6 +203,12 @@ impl Broker {
                             leader: None,
                             epoch: LeaderEpoch::default(),
                         }),
+                        Err(AskError::Lost(_)) if A::REPEATABLE && Instant::now() < deadline => {
+                            Err(NotLeader {
+                                leader: None,
+                                epoch: LeaderEpoch::default(),
+                            })
+                        }
                         Err(AskError::Lost(reason)) => {
                             return Err(RouteError::ConnectionLost {
                                 partition: name(),

@@ -131,6 +131,19 @@ pub enum Command {
         /// What is proposed.
         alter: AlterPartition,
     },
+    /// The storage of a node's replica has failed (D1): it is out of sync, leads no more and is
+    /// not eligible. Changes nothing while no other complete replica can lead.
+    #[serde(rename = "resign_replica/1")]
+    ResignReplica {
+        /// The topic.
+        topic: TopicId,
+        /// The partition.
+        partition: Partition,
+        /// The node.
+        node: NodeId,
+        /// Its process.
+        incarnation: Incarnation,
+    },
     /// Moves leadership to an in-sync replica (E2).
     #[serde(rename = "move_leader/1")]
     MoveLeader {

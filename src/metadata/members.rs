@@ -4,11 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use openraft::alias::InstantOf;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, InitializeError, RaftError};
 use openraft::impls::BasicNode;
-use openraft::{ChangeMembers, Instant};
-use tokio::time::timeout;
+use openraft::{ChangeMembers, Instant as _};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::raft::Types;
 use super::store::{Closed, Store};
@@ -16,8 +17,8 @@ use crate::types::NodeId;
 
 /// A learner that is further behind than this has not caught up.
 const CAUGHT_UP: u64 = 100;
-/// A voter from which the leader has heard nothing for so long does not count as alive.
-const SILENCE: Duration = Duration::from_secs(2);
+/// How long a voter may take to answer before it does not count as alive: several heartbeats.
+const ANSWER: Duration = Duration::from_secs(1);
 
 /// Why the membership was not changed, or is not known to be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -75,6 +76,9 @@ pub struct RaftStatus {
     pub snapshot: Option<u64>,
     /// Index up to which the node's log is gone.
     pub purged: Option<u64>,
+    /// Whether a change of those who vote has begun and not ended: old and new ones decide
+    /// together until it has.
+    pub is_changing: bool,
     /// Those who vote.
     pub voters: BTreeSet<NodeId>,
     /// Those who follow without a vote.
@@ -134,6 +138,7 @@ impl Store {
             applied: metrics.last_applied.map(|id| id.index),
             snapshot: metrics.snapshot.map(|id| id.index),
             purged: metrics.purged.map(|id| id.index),
+            is_changing: 1 < membership.get_joint_config().len(),
             voters: membership.voter_ids().map(node).collect(),
             learners: membership.learner_ids().map(node).collect(),
             addresses: membership
@@ -185,7 +190,7 @@ impl Store {
         if !left.remove(&id) {
             return Ok(());
         }
-        let alive = left.iter().filter(|voter| self.hears(**voter)).count();
+        let alive = self.count_alive(&left).await;
         if alive <= left.len() / 2 {
             return Err(MembershipError::NoMajority {
                 voters: left.len(),
@@ -194,6 +199,18 @@ impl Store {
         }
         let voters = [u64::from(id.0)].into();
         self.change(ChangeMembers::RemoveVoters(voters)).await
+    }
+
+    /// Ends a change of the voters that was begun and not ended, because who drove it went away.
+    ///
+    /// # Errors
+    /// See [`MembershipError`].
+    pub async fn finish_change(&self) -> Result<(), MembershipError> {
+        if !self.leading()?.is_changing {
+            return Ok(());
+        }
+        let nobody = ChangeMembers::AddVoterIds(BTreeSet::new());
+        self.change(nobody).await
     }
 
     /// Removes a learner.
@@ -230,23 +247,41 @@ impl Store {
         }
     }
 
-    /// Whether a voter has answered this leader lately.
-    pub(super) fn hears(&self, voter: NodeId) -> bool {
-        let receiver = self.inner.raft.metrics();
-        let heard = receiver.borrow_watched().heartbeat.clone();
-        let heard = heard.and_then(|heard| heard.get(&voter.0.into()).copied().flatten());
-        voter == self.inner.node || heard.is_some_and(|heard| heard.elapsed() < SILENCE)
+    /// How many of these voters answer now: one that died a moment ago does not count.
+    async fn count_alive(&self, voters: &BTreeSet<NodeId>) -> usize {
+        let asked = InstantOf::<Types>::now();
+        let deadline = Instant::now() + ANSWER;
+        let mut metrics = self.inner.raft.metrics();
+        loop {
+            let heard = metrics
+                .borrow_watched()
+                .heartbeat
+                .clone()
+                .unwrap_or_default();
+            let answers = |id: &NodeId| {
+                let heard = heard.get(&id.0.into()).copied().flatten();
+                *id == self.inner.node || heard.is_some_and(|at| asked < *at)
+            };
+            let alive = voters.iter().filter(|id| answers(id)).count();
+            let changed = timeout_at(deadline, metrics.changed());
+            if alive == voters.len() || !matches!(changed.await, Ok(Ok(()))) {
+                return alive;
+            }
+        }
     }
 
     async fn change(&self, change: ChangeMembers<u64, BasicNode>) -> Result<(), MembershipError> {
-        let changed = self.inner.raft.change_membership(change, true);
-        let changed = timeout(self.inner.options.deadline, changed)
+        let raft = self.inner.raft.clone();
+        // Its two steps are driven from here: giving up the wait must not stop it half way.
+        let changing = tokio::spawn(async move { raft.change_membership(change, true).await });
+        let changed = timeout(self.inner.options.deadline, changing)
             .await
             .map_err(|_| MembershipError::Unknown("it was not committed in time".into()))?;
-        let Err(error) = changed else {
-            return Ok(());
-        };
-        Err(refusal(error))
+        match changed {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(refusal(error)),
+            Err(stopped) => Err(MembershipError::Unknown(stopped.to_string())),
+        }
     }
 }
 

@@ -1,22 +1,36 @@
 //! A follower's part of the task: one question at a time to whoever leads.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 
-use super::handle::{PartitionHandle, Request, Upstream};
+use super::handle::{PartitionHandle, Request};
 use super::job::Job;
 use crate::replication::{EpochCache, Fetch, FetchAnswer, Follower, Step, TruncationRefused};
 use crate::storage::ReplicaBatches;
-use crate::types::Offset;
+use crate::types::{NodeId, Offset};
+
+/// Where requests to each node go. They outlive what a partition does: the streams between nodes
+/// tell of themselves once, also to one that leads at that moment.
+pub(super) type Upstreams = BTreeMap<NodeId, mpsc::UnboundedSender<Request>>;
+
+/// A leader's answer.
+pub(super) struct Heard {
+    pub(super) request: Fetch,
+    pub(super) answer: FetchAnswer,
+    pub(super) batches: ReplicaBatches,
+    /// What the batches take of the memory for all that is copied.
+    pub(super) room: Option<OwnedSemaphorePermit>,
+}
 
 pub(super) struct Follow {
     pub(super) core: Follower,
-    upstream: Option<Upstream>,
     /// The question that has no answer yet.
     asked: Option<Fetch>,
     /// An answer that waits for the log to come back from a job.
-    heard: Option<(Fetch, FetchAnswer, ReplicaBatches)>,
+    heard: Option<Heard>,
     retry_at: Option<Instant>,
     /// A job is about to move the log's end: a question put now would be about the old one.
     moving: bool,
@@ -33,10 +47,9 @@ pub(super) enum Next {
 }
 
 impl Follow {
-    pub(super) fn new(core: Follower, upstream: Option<Upstream>) -> Self {
+    pub(super) fn new(core: Follower) -> Self {
         Self {
             core,
-            upstream,
             asked: None,
             heard: None,
             retry_at: None,
@@ -49,38 +62,46 @@ impl Follow {
         self.moving = false;
     }
 
-    pub(super) fn upstream(&mut self, upstream: Option<Upstream>) {
-        self.upstream = upstream;
-        // Whatever was asked over the old connection is not answered over the new one.
-        self.asked = None;
-    }
-
-    pub(super) fn into_upstream(self) -> Option<Upstream> {
-        self.upstream
+    /// The way to a node has changed: what was asked over the old one is not answered.
+    pub(super) fn way_changed(&mut self, to: NodeId) {
+        if self.core.record().leader == Some(to) {
+            self.asked = None;
+        }
     }
 
     /// Asks for what comes next, unless a question is open.
-    pub(super) fn ask(&mut self, own: &PartitionHandle, epochs: &EpochCache) {
+    pub(super) fn ask(&mut self, own: &PartitionHandle, epochs: &EpochCache, ways: &Upstreams) {
         let open = self.asked.is_some() || self.heard.is_some();
         if !open && !self.moving && self.retry_at.is_none() {
-            self.asked = self.send(own, epochs, true);
+            self.asked = self.send(own, epochs, ways, true);
         }
     }
 
     /// Tells the leader what has become durable (F4).
-    pub(super) fn tell_durable(&mut self, own: &PartitionHandle, epochs: &EpochCache) {
-        self.send(own, epochs, false);
+    pub(super) fn tell_durable(
+        &self,
+        own: &PartitionHandle,
+        epochs: &EpochCache,
+        ways: &Upstreams,
+    ) {
+        self.send(own, epochs, ways, false);
     }
 
-    fn send(&self, own: &PartitionHandle, epochs: &EpochCache, wants: bool) -> Option<Fetch> {
+    fn send(
+        &self,
+        own: &PartitionHandle,
+        epochs: &EpochCache,
+        ways: &Upstreams,
+        wants: bool,
+    ) -> Option<Fetch> {
         let (leader, fetch) = self.core.request(epochs.last_epoch())?;
-        let upstream = self.upstream.as_ref().filter(|up| up.leader == leader)?;
         let request = Request {
             from: own.clone(),
             fetch,
             wants,
         };
-        upstream.requests.send(request).is_ok().then_some(fetch)
+        let sent = ways.get(&leader)?.send(request);
+        sent.is_ok().then_some(fetch)
     }
 
     /// The view changed: an open question was put to another reign.
@@ -90,18 +111,24 @@ impl Follow {
         self.retry_at = None;
     }
 
-    pub(super) fn heard(&mut self, request: Fetch, answer: FetchAnswer, batches: ReplicaBatches) {
-        if self.asked == Some(request) {
+    pub(super) fn heard(&mut self, heard: Heard) {
+        if self.asked == Some(heard.request) {
             self.asked = None;
-            self.heard = Some((request, answer, batches));
+            self.heard = Some(heard);
         }
     }
 
     /// What the last answer asks of the log, which must be at hand.
     pub(super) fn next(&mut self, own: &PartitionHandle, epochs: &EpochCache) -> Next {
-        let Some((request, answer, batches)) = self.heard.take() else {
+        let Some(heard) = self.heard.take() else {
             return Next::Nothing;
         };
+        let Heard {
+            request,
+            answer,
+            batches,
+            room,
+        } = heard;
         let reader = own.reader();
         let end = reader.log_end();
         let step = self
@@ -114,7 +141,11 @@ impl Follow {
                 if batches.batches.is_empty() && log_start <= reader.log_start() {
                     return Next::Nothing;
                 }
-                Next::Run(Job::Copy { batches, log_start })
+                Next::Run(Job::Copy {
+                    batches,
+                    log_start,
+                    room,
+                })
             }
             (Step::Truncate { to }, _) => Next::Run(Job::Truncate { to }),
             (Step::Restart { start }, _) => Next::Run(Job::Restart { start }),

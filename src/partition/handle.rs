@@ -57,7 +57,8 @@ pub struct Role {
     pub epoch: LeaderEpoch,
 }
 
-/// A follower's part: where its requests to the leader go.
+/// A follower's part: where its requests to the leader go. A partition keeps one for each node
+/// until it is told that it is gone, whatever it does meanwhile.
 #[derive(Debug, Clone)]
 pub struct Upstream {
     /// Whom the requests reach.
@@ -134,7 +135,8 @@ pub(super) enum Message {
         reply: Reply<Offset, MaintainError>,
     },
     Assume(Box<Assignment>),
-    Upstream(Option<Upstream>),
+    Upstream(Upstream),
+    UpstreamLost(Upstream),
     Fetch {
         fetch: Fetch,
         wants: bool,
@@ -144,6 +146,7 @@ pub(super) enum Message {
         request: Fetch,
         answer: FetchAnswer,
         batches: ReplicaBatches,
+        room: Option<OwnedSemaphorePermit>,
     },
     AlterAnswered {
         attempt: u64,
@@ -151,7 +154,7 @@ pub(super) enum Message {
     },
     Replicas(oneshot::Sender<Vec<ReplicaProgress>>),
     SetOptions(LogOptions),
-    Maintain,
+    Maintain(Option<Timestamp>),
     Recompressed(Result<Option<Recompressed>, String>),
     Close {
         reply: Reply<(), MaintainError>,
@@ -195,6 +198,11 @@ impl PartitionHandle {
         &self.shared.name
     }
 
+    /// Whether both are handles of one task.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.mailbox.same_channel(&other.mailbox)
+    }
+
     /// What this node does with the partition now.
     pub fn role(&self) -> Role {
         *self.shared.role.borrow()
@@ -210,9 +218,14 @@ impl PartitionHandle {
         self.tell(Message::Assume(Box::new(assignment)));
     }
 
-    /// Gives a follower the way to its leader, or takes it away.
-    pub fn follow(&self, upstream: Option<Upstream>) {
+    /// Gives the way to a node that leads the partition, or is about to.
+    pub fn follow(&self, upstream: Upstream) {
         self.tell(Message::Upstream(upstream));
+    }
+
+    /// Takes a way back that leads nowhere any more; a newer one to the same node stays.
+    pub fn unfollow(&self, upstream: Upstream) {
+        self.tell(Message::UpstreamLost(upstream));
     }
 
     /// A follower's request to this leader. An answer, if any, goes to `session`: at once, or when
@@ -225,12 +238,20 @@ impl PartitionHandle {
         });
     }
 
-    /// The leader's answer to this follower's `request`, with its batches.
-    pub fn copied(&self, request: Fetch, answer: FetchAnswer, batches: ReplicaBatches) {
+    /// The leader's answer to this follower's `request`, with its batches; `room` is given back
+    /// when they are in the log, or not wanted.
+    pub fn copied(
+        &self,
+        request: Fetch,
+        answer: FetchAnswer,
+        batches: ReplicaBatches,
+        room: Option<OwnedSemaphorePermit>,
+    ) {
         self.tell(Message::Copied {
             request,
             answer,
             batches,
+            room,
         });
     }
 
@@ -385,9 +406,10 @@ impl PartitionHandle {
         self.tell(Message::SetOptions(options));
     }
 
-    /// Lets the log roll, delete and recompress what is due.
-    pub fn maintain(&self) {
-        self.tell(Message::Maintain);
+    /// Lets the log roll, delete and recompress what is due. `now` is the time by which records
+    /// are old; none if that is not known, and nothing is deleted for its age.
+    pub fn maintain(&self, now: Option<Timestamp>) {
+        self.tell(Message::Maintain(now));
     }
 
     /// Syncs the log and ends the task.

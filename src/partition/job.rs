@@ -42,6 +42,7 @@ pub(super) enum Job {
     Copy {
         batches: ReplicaBatches,
         log_start: Offset,
+        room: Option<OwnedSemaphorePermit>,
     },
     /// Everything from here on goes (PROTOCOL T2).
     Truncate { to: Offset },
@@ -64,6 +65,8 @@ pub(super) struct Surroundings {
     pub(super) name: TopicPartition,
     pub(super) durability: Durability,
     pub(super) now: Timestamp,
+    /// Whether this copy leads.
+    pub(super) leads: bool,
     pub(super) stats: Arc<Stats>,
     /// Told as soon as the batches are written, before they are synced.
     pub(super) written: Option<oneshot::Sender<Grown>>,
@@ -118,7 +121,11 @@ impl Job {
         let mut bytes = 0;
         let outcome = match self {
             Self::Commit(commit) => commit.run(&mut log, &mut around, &mut bytes),
-            Self::Copy { batches, log_start } => {
+            Self::Copy {
+                batches,
+                log_start,
+                room: _room,
+            } => {
                 bytes = batches.batches.len();
                 let mut epochs = Vec::new();
                 let copied = copy(&mut log, batches, log_start, &mut around, &mut epochs);
@@ -196,6 +203,7 @@ fn copy(
 }
 
 fn sync(log: &mut PartitionLog, stats: &Stats) -> Result<Offset, StorageError> {
+    stats.fsyncs_begun.fetch_add(1, Ordering::Relaxed);
     let started = Instant::now();
     let end = log.sync();
     stats.fsynced(started.elapsed());
@@ -214,11 +222,17 @@ fn maintain(
             let _ = reply.send(trimmed.map_err(|error| MaintainError::storage(name, &error)));
         }
         Message::SetOptions(options) => log.set_options(options),
-        Message::Maintain => {
+        Message::Maintain(now) => {
             if log.durable_end() < log.log_end() {
                 sync(log, stats)?;
             }
-            let deleted = log.enforce_retention(around.now)?;
+            // C4: a copy deletes what its leader has deleted, and nothing by itself.
+            if !around.leads {
+                log.note_idle();
+                return Ok(());
+            }
+            // By a clock that is not believed, nothing is old.
+            let deleted = log.enforce_retention(now.unwrap_or_default())?;
             stats
                 .retention_deleted_bytes
                 .fetch_add(deleted.bytes, Ordering::Relaxed);

@@ -12,14 +12,23 @@ use super::{AppendError, task::Hosted};
 use crate::replication::{AlterPartition, Effect, EpochCache, Fetch, FetchAnswer, Leader};
 use crate::types::{Acks, LeaderEpoch, NodeId, Offset};
 
-/// A leader's wish for another in-sync set: put it to the controller, and give its answer to
-/// [`PartitionHandle::alter_answered`].
+/// What a partition asks of the controller.
 #[derive(Debug, Clone)]
-pub struct Proposal {
-    /// Who asks.
-    pub from: PartitionHandle,
-    /// What for.
-    pub request: AlterPartition,
+pub enum Proposal {
+    /// A leader wishes another in-sync set: the answer goes to
+    /// [`PartitionHandle::alter_answered`].
+    Alter {
+        /// Who asks.
+        from: PartitionHandle,
+        /// What for.
+        request: AlterPartition,
+    },
+    /// The storage of the leader's copy has failed (PROTOCOL D1): another one shall lead. Asked
+    /// again until that is so.
+    Resign {
+        /// Who asks.
+        from: PartitionHandle,
+    },
 }
 
 /// A follower that has all there is and waits for more.
@@ -61,7 +70,7 @@ impl Lead {
         self.core.epoch()
     }
 
-    fn is_alone(&self) -> bool {
+    pub(super) fn is_alone(&self) -> bool {
         self.core.record().replicas.len() == 1
     }
 
@@ -206,7 +215,8 @@ impl Lead {
                 Effect::ProposeIsr(request) => {
                     // Full means that the controller is far behind: the core asks again.
                     if let Some(from) = own.cloned() {
-                        let _ = hosted.proposals.try_send(Proposal { from, request });
+                        let alter = Proposal::Alter { from, request };
+                        let _ = hosted.proposals.try_send(alter);
                     }
                 }
             }

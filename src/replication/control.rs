@@ -82,6 +82,12 @@ pub enum ReassignRefused {
     /// The wanted replicas are none, or name a node twice.
     #[error("the wanted replicas are none, or name a node twice")]
     InvalidTarget,
+    /// Fewer replicas are wanted than must be in sync.
+    #[error("fewer replicas are wanted than the {min} that must be in sync")]
+    BelowMinInsync {
+        /// The topic's `min_insync_replicas`.
+        min: u32,
+    },
     /// There is nothing to take back.
     #[error("no replicas are being moved")]
     NotReassigning,

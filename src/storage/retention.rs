@@ -82,13 +82,17 @@ impl PartitionLog {
             start = start.max(next.base);
         }
         let deleted = self.delete_before(start)?;
-        // For a log that has fallen idle: what is noted now need not be scanned after a crash.
+        self.note_idle();
+        Ok(deleted)
+    }
+
+    /// For a log that has fallen idle: what is noted now need not be scanned after a crash.
+    pub fn note_idle(&mut self) {
         let now = (self.durable_end(), self.shared.high_watermark());
         let noted = self.checkpointed;
         if self.touched && noted.map(|n| (n.durable_end, n.high_watermark)) != Some(now) {
             self.checkpoint();
         }
-        Ok(deleted)
     }
 
     /// As [`PartitionLog::roll`]; but on a full disk there must still be a way to delete.

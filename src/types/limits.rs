@@ -70,6 +70,9 @@ pub const PAGE_MAX: usize = 1_000;
 pub const PARTITION_QUEUE_BYTES: usize = 64 * 1024 * 1024;
 /// Bytes of one group commit.
 pub const GROUP_COMMIT_BYTES: usize = 16 * 1024 * 1024;
+/// Memory of one node for batches that were copied from leaders and are not written yet, in KiB.
+/// More than the greatest batch.
+pub const COPYING_KIB: usize = 96 * 1024;
 /// Bytes of produce bodies that one node holds at once before it answers 429.
 pub const INFLIGHT_PRODUCE_BYTES: usize = 128 * 1024 * 1024;
 /// Connections that one node serves at once.

@@ -77,6 +77,10 @@ struct Watched {
     probing: bool,
     failed_probes: u32,
     fenced: Vec<Millis>,
+    /// Whether the metadata said that it serves, when last looked at.
+    served: bool,
+    /// A fence is proposed and not seen in the metadata yet: it is one, however long that takes.
+    fencing: bool,
 }
 
 const MINUTE: Millis = 60_000;
@@ -142,17 +146,25 @@ impl Detector {
             let watched = self.watch(node.id, node.incarnation, now);
             let silent = now.saturating_sub(watched.heard);
             if !node.serving {
-                if watched.beats && silent <= patience.suspect && !watched.held_down(patience, now)
-                {
+                // What it sent while it served is no wish to serve again: a node that leaves
+                // fences itself and falls silent.
+                if std::mem::take(&mut watched.served) {
+                    watched.beats = false;
+                }
+                watched.fencing = false;
+                if watched.beats && silent <= patience.suspect {
                     acts.push(Act::Activate(node.id, node.incarnation));
                 }
                 continue;
             }
+            watched.served = true;
             if patience.probes <= watched.failed_probes || patience.silence < silent {
-                watched
-                    .fenced
-                    .retain(|at| now.saturating_sub(*at) < 16 * MINUTE);
-                watched.fenced.push(now);
+                if !std::mem::replace(&mut watched.fencing, true) {
+                    watched
+                        .fenced
+                        .retain(|at| now.saturating_sub(*at) < 16 * MINUTE);
+                    watched.fenced.push(now);
+                }
                 watched.failed_probes = 0;
                 watched.suspected = false;
                 watched.beats = false;
@@ -175,6 +187,8 @@ impl Detector {
             probing: false,
             failed_probes: 0,
             fenced: Vec::new(),
+            served: false,
+            fencing: false,
         });
         if watched.incarnation < incarnation {
             watched.incarnation = incarnation;
@@ -182,13 +196,21 @@ impl Detector {
             watched.beats = false;
             watched.suspected = false;
             watched.failed_probes = 0;
+            watched.served = false;
+            watched.fencing = false;
         }
         watched
+    }
+
+    /// E7: whether a node falls over too often to be given leaderships back. It follows meanwhile.
+    pub(super) fn is_held_down(&self, node: NodeId, now: Millis) -> bool {
+        let watched = self.nodes.get(&node);
+        watched.is_some_and(|watched| watched.held_down(self.patience, now))
     }
 }
 
 impl Watched {
-    /// E7: a node that was fenced too often waits, twice as long each time, up to 8 minutes.
+    /// A node that was fenced too often waits, twice as long each time, up to 8 minutes.
     fn held_down(&self, patience: Patience, now: Millis) -> bool {
         let recent = self.fenced.iter();
         let recent = recent.filter(|at| now.saturating_sub(**at) < 16 * MINUTE);
@@ -305,16 +327,46 @@ mod tests {
                 [Act::Fence(NODE, FIRST)]
             );
             let fenced = now;
-            loop {
+            now += 100;
+            detector.tick(&known(FIRST, false), now);
+            detector.heard(NODE, FIRST, now);
+            assert_eq!(
+                detector.tick(&known(FIRST, false), now),
+                [Act::Activate(NODE, FIRST)],
+                "it follows at once"
+            );
+            while detector.is_held_down(NODE, now) {
                 now += 100;
-                detector.heard(NODE, FIRST, now);
-                if !detector.tick(&known(FIRST, false), now).is_empty() {
-                    break;
-                }
             }
             waited.push((now - fenced) / 1_000);
         }
         assert_eq!(waited, [0, 0, 0, 60, 120, 240]);
+    }
+
+    #[test]
+    fn a_fence_that_takes_long_to_agree_on_is_one_fence() {
+        let mut detector = watching();
+        for at in (7_000..9_000).step_by(50) {
+            assert_eq!(
+                detector.tick(&known(FIRST, true), at),
+                [Act::Fence(NODE, FIRST)]
+            );
+        }
+        assert!(!detector.is_held_down(NODE, 9_000));
+    }
+
+    #[test]
+    fn a_node_that_left_by_itself_is_not_called_back_by_what_it_sent_before() {
+        let mut detector = watching();
+        detector.tick(&known(FIRST, true), 1_050);
+        detector.heard(NODE, FIRST, 1_100);
+        assert_eq!(detector.tick(&known(FIRST, false), 1_150), []);
+        detector.heard(NODE, FIRST, 1_200);
+        assert_eq!(
+            detector.tick(&known(FIRST, false), 1_250),
+            [Act::Activate(NODE, FIRST)],
+            "one that goes on reporting was fenced by mistake"
+        );
     }
 
     #[test]

@@ -4,11 +4,13 @@
 //! can only propose what is rejected.
 
 mod balance;
+mod connectivity;
 mod detector;
 mod voters;
 
 use std::collections::BTreeMap;
 use std::sync::Weak;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -16,18 +18,20 @@ use tokio::time::Instant;
 
 use super::lifecycle::Inner;
 use super::peer::wire::{Heartbeat, HeartbeatAnswer};
+use super::reach::Pace;
 use super::{Broker, peer::Peering};
 use crate::cluster::{Lane, Link, Probe};
-use crate::metadata::{Applied, Command, Store, View};
+use crate::metadata::{Applied, Command, NodeStatus, Store, View};
 use crate::partition::{self, Proposal};
 use crate::types::{Incarnation, NodeId};
 use balance::Balance;
+use connectivity::{Connectivity, Report};
 use detector::{Act, Detector, Known, Patience, Probed};
 
 /// What the controller is told.
 #[derive(Debug)]
 pub(super) enum News {
-    Heard(NodeId, Incarnation),
+    Heard(NodeId, Incarnation, Report),
     Probed(NodeId, Probed),
 }
 
@@ -37,6 +41,8 @@ const LOOK: Duration = Duration::from_millis(50);
 const BEAT: Duration = Duration::from_millis(200);
 /// How long a sign of life may take.
 const BEAT_PATIENCE: Duration = Duration::from_millis(500);
+/// How often a node looks whether its disk keeps up (E6).
+const PACE: Duration = Duration::from_secs(1);
 /// How long a probe may take (E4).
 const PROBE: Duration = Duration::from_millis(150);
 
@@ -46,10 +52,14 @@ impl Broker {
         if !self.inner.store.is_leader() {
             return HeartbeatAnswer::NotController(*self.inner.store.leader().borrow());
         }
-        let news = News::Heard(beat.node, beat.incarnation);
+        let report = Report {
+            unreachable: beat.unreachable.clone(),
+            slow: beat.slow,
+        };
+        let news = News::Heard(beat.node, beat.incarnation, report);
         // Full means that the controller is far behind; the next one comes in a moment.
         let _ = self.inner.news.try_send(news);
-        HeartbeatAnswer::Heard
+        HeartbeatAnswer::Heard(self.inner.clocks.told(beat.node, beat.wall))
     }
 }
 
@@ -60,6 +70,7 @@ pub(super) async fn beat(broker: Weak<Inner>) {
     };
     let mut every = tokio::time::interval(BEAT);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let (mut pace, mut slow, mut looked) = (Pace::default(), false, Instant::now());
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -68,8 +79,12 @@ pub(super) async fn beat(broker: Weak<Inner>) {
         let Some(inner) = broker.upgrade() else {
             return;
         };
+        if PACE <= looked.elapsed() {
+            looked = Instant::now();
+            slow = pace.look(&inner.stats);
+        }
         let incarnation = inner.own.borrow().incarnation;
-        if incarnation == Incarnation::default() {
+        if incarnation == Incarnation::default() || inner.leaving.load(Ordering::Relaxed) {
             continue;
         }
         let beat = Heartbeat {
@@ -77,20 +92,29 @@ pub(super) async fn beat(broker: Weak<Inner>) {
             incarnation,
             applied: inner.store.view().borrow().applied,
             can_write: !inner.space.is_short(),
+            unreachable: inner.unreachable.borrow().clone(),
+            slow,
+            wall: inner.clock.now(),
         };
         let controller = *inner.store.leader().borrow();
         let Some(controller) = controller else {
             continue;
         };
-        if controller == inner.node {
-            let _ = inner
-                .news
-                .try_send(News::Heard(beat.node, beat.incarnation));
-            continue;
+        let answer = if controller == inner.node {
+            Broker {
+                inner: inner.clone(),
+            }
+            .heard(&beat)
+        } else {
+            let asked = inner.peering.ask(controller, &beat, bytes::Bytes::new());
+            match tokio::time::timeout(BEAT_PATIENCE, asked).await {
+                Ok(Ok((answer, _))) => answer,
+                Ok(Err(_)) | Err(_) => continue,
+            }
+        };
+        if let HeartbeatAnswer::Heard(behind) = answer {
+            inner.retention_clock.learn(behind);
         }
-        // An answer would say nothing that the metadata does not say.
-        let asked = inner.peering.ask(controller, &beat, bytes::Bytes::new());
-        let _ = tokio::time::timeout(BEAT_PATIENCE, asked).await;
     }
 }
 
@@ -120,8 +144,9 @@ pub(super) async fn run(broker: Weak<Inner>, mut news: mpsc::Receiver<News>) {
         let now = began.elapsed().as_millis() as u64;
         let reign = reign.get_or_insert_with(Reign::begin);
         match heard {
-            Some(News::Heard(node, incarnation)) => {
+            Some(News::Heard(node, incarnation, report)) => {
                 reign.detector.heard(node, incarnation, now);
+                reign.connectivity.heard(node, report, now);
                 // Signs of life come often; the look comes with the clock.
                 continue;
             }
@@ -134,8 +159,13 @@ pub(super) async fn run(broker: Weak<Inner>, mut news: mpsc::Receiver<News>) {
         for act in acts {
             reign.carry_out(act, &inner, &tasks, &view);
         }
-        for command in reign.balance.plan(&view, now) {
+        for command in reign.relieve(&view, now) {
             reign.propose(command, &inner.store, &tasks);
+        }
+        for command in reign.balance.plan(&view, now) {
+            if reign.is_welcome(&command, now) {
+                reign.propose(command, &inner.store, &tasks);
+            }
         }
         reign.keep_voters(&view, &inner, &tasks, now);
     }
@@ -161,18 +191,34 @@ pub(super) async fn propose(broker: Weak<Inner>, mut proposals: mpsc::Receiver<P
             return;
         };
         let store = inner.store.clone();
+        let (node, incarnation) = (inner.node, inner.own.borrow().incarnation);
         tasks.spawn("alter-partition", async move {
             let _turn = turn;
-            let Proposal { from, request } = proposal;
-            let attempt = request.attempt;
-            let command = Command::AlterPartition {
-                topic: from.reader().topic_id(),
-                partition: from.name().partition,
-                alter: request,
-            };
-            // No answer is an answer, too: the leader asks again (I4).
-            if let Ok(Applied::PartitionAltered(answer, _)) = store.apply(command).await {
-                from.alter_answered(attempt, answer);
+            match proposal {
+                Proposal::Alter { from, request } => {
+                    let attempt = request.attempt;
+                    let command = Command::AlterPartition {
+                        topic: from.reader().topic_id(),
+                        partition: from.name().partition,
+                        alter: request,
+                    };
+                    // No answer is an answer, too: the leader asks again (I4).
+                    if let Ok(Applied::PartitionAltered(answer, _)) = store.apply(command).await {
+                        from.alter_answered(attempt, answer);
+                    }
+                }
+                Proposal::Resign { from } => {
+                    let command = Command::ResignReplica {
+                        topic: from.reader().topic_id(),
+                        partition: from.name().partition,
+                        node,
+                        incarnation,
+                    };
+                    if let Err(error) = store.apply(command).await {
+                        let error = partition::chain(&error);
+                        tracing::warn!(partition = %from.name(), error, "resigning");
+                    }
+                }
             }
         });
     }
@@ -190,6 +236,10 @@ fn known(view: &View) -> Vec<Known> {
 /// What a controller knows, from when it became it.
 struct Reign {
     detector: Detector,
+    connectivity: Connectivity,
+    relieved_at: u64,
+    /// Learners that are no nodes, and since when: one that joins is one for a moment.
+    strangers: BTreeMap<NodeId, u64>,
     balance: Balance,
     /// Connections whose loss was counted already.
     lost: BTreeMap<NodeId, bool>,
@@ -202,6 +252,10 @@ struct Reign {
 
 /// How often the voters are looked at, in milliseconds.
 const VOTERS: u64 = 500;
+/// How often leaders that cannot do their work are looked for, in milliseconds.
+const RELIEVE: u64 = 250;
+/// How long a learner may be no node of the cluster, in milliseconds: it is about to register.
+const JOINING: u64 = 120_000;
 /// Commands of the controller that may be on their way at once.
 const PROPOSALS: usize = 64;
 
@@ -209,6 +263,9 @@ impl Reign {
     fn begin() -> Self {
         Self {
             detector: Detector::new(Patience::default()),
+            connectivity: Connectivity::default(),
+            relieved_at: 0,
+            strangers: BTreeMap::new(),
             balance: Balance::default(),
             lost: BTreeMap::new(),
             proposals: std::sync::Arc::new(tokio::sync::Semaphore::new(PROPOSALS)),
@@ -268,6 +325,51 @@ impl Reign {
         }
     }
 
+    /// E5, E6: leaderships that others can exercise better.
+    fn relieve(&mut self, view: &View, now: u64) -> Vec<Command> {
+        if self.connectivity.is_calm() || now.saturating_sub(self.relieved_at) < RELIEVE {
+            return Vec::new();
+        }
+        self.relieved_at = now;
+        let active = |id: NodeId| {
+            view.node(id)
+                .is_some_and(|node| node.status == NodeStatus::Active)
+        };
+        let mut commands = Vec::new();
+        for (topic, partition, record) in view.partitions() {
+            let Some(entry) = view.topic_by_id(topic) else {
+                continue;
+            };
+            let min = entry.settings.min_insync_replicas;
+            if let Some(to) = self.connectivity.better(record, min, active, now) {
+                tracing::warn!(
+                    topic = %entry.name, %partition, from = ?record.leader, %to,
+                    "the leader cannot reach its followers, or its disk is slow"
+                );
+                commands.push(Command::MoveLeader {
+                    topic,
+                    partition,
+                    to,
+                    partition_epoch: record.partition_epoch,
+                });
+            }
+            if commands.len() == PROPOSALS / 2 {
+                break;
+            }
+        }
+        commands
+    }
+
+    /// Whether a plan of the balancer gives leadership to a node that should have it now.
+    fn is_welcome(&self, command: &Command, now: u64) -> bool {
+        match command {
+            Command::MoveLeader { to, .. } => {
+                !self.connectivity.is_shunned(*to, now) && !self.detector.is_held_down(*to, now)
+            }
+            _ => true,
+        }
+    }
+
     /// Lets nodes vote on the metadata, or no more, one at a time (M9).
     fn keep_voters(&mut self, view: &View, inner: &Inner, tasks: &crate::tasks::Tasks, now: u64) {
         if now.saturating_sub(self.voters_at) < VOTERS {
@@ -278,15 +380,33 @@ impl Reign {
         };
         self.voters_at = now;
         let status = inner.store.status();
-        let Some(change) = voters::change(view, &status.voters, inner.node) else {
-            return;
+        let gone = |id: &NodeId| view.node(*id).is_none();
+        self.strangers.retain(|id, _| gone(id));
+        for id in status.learners.iter().copied().filter(gone) {
+            self.strangers.entry(id).or_insert(now);
+        }
+        let left = |(id, since): (&NodeId, &u64)| {
+            (JOINING <= now.saturating_sub(*since) && status.learners.contains(id)).then_some(*id)
         };
+        let change = match status.is_changing {
+            // A change whose driver went away half way: nothing else can begin before it ends.
+            true => Some(voters::Change::Finish),
+            false => voters::change(view, &status.voters, inner.node).or_else(|| {
+                self.strangers
+                    .iter()
+                    .find_map(left)
+                    .map(voters::Change::Forget)
+            }),
+        };
+        let Some(change) = change else { return };
         let store = inner.store.clone();
         tasks.spawn("voters", async move {
             let _turn = turn;
             let changed = match change {
                 voters::Change::Promote(node) => store.promote(node).await,
                 voters::Change::Demote(node) => store.demote(node).await,
+                voters::Change::Forget(node) => store.remove_learner(node).await,
+                voters::Change::Finish => store.finish_change().await,
             };
             match changed {
                 Ok(()) => tracing::info!(?change, "the voters have changed"),

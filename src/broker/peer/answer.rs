@@ -10,8 +10,8 @@ use tokio::sync::mpsc;
 use super::frames::{body, frame};
 use super::watch::tell;
 use super::wire::{
-    Append, Ask, Bounds, Describe, Fetch, FetchedAt, Heartbeat, Join, NotLeader, PartitionKey,
-    RAFT, REPLICATE, Resolve, Trim, TrimError, WATCH, Watch,
+    Append, Ask, Bounds, Describe, Fetch, FetchedAt, Greet, Heartbeat, Join, NotLeader,
+    PartitionKey, RAFT, REPLICATE, Resolve, Trim, TrimError, WATCH, Watch,
 };
 use crate::broker::lifecycle::Inner;
 use crate::broker::topics::Topic;
@@ -78,6 +78,7 @@ async fn dispatch(broker: &Broker, request: Request<Incoming>) -> Result<Respons
             .await
         }
         Join::PATH => on(bytes, |ask, _| async move { bare(broker.admit(ask).await) }).await,
+        Greet::PATH => on(bytes, |_: Greet, _| async move { bare(()) }).await,
         Heartbeat::PATH => on(bytes, |ask, _| async move { bare(broker.heard(&ask)) }).await,
         _ => return Ok(refuse(StatusCode::NOT_FOUND, "no such route")),
     };
@@ -161,8 +162,9 @@ async fn fetch(broker: &Broker, ask: Fetch) -> (<Fetch as Ask>::Answer, Bytes) {
         Ok((_, handle)) => {
             let max_bytes = ask.max_bytes.min(FETCH_BYTES);
             match broker.fetch_here(&handle, ask.from, max_bytes).await {
-                Err(error) => bare(Ok(Err(error))),
-                Ok(fetched) => {
+                Err(not_leader) => bare(Err(not_leader)),
+                Ok(Err(error)) => bare(Ok(Err(error))),
+                Ok(Ok(fetched)) => {
                     let answer = FetchedAt {
                         next: fetched.next,
                         high_watermark: fetched.high_watermark,
@@ -177,7 +179,7 @@ async fn fetch(broker: &Broker, ask: Fetch) -> (<Fetch as Ask>::Answer, Bytes) {
 async fn resolve(broker: &Broker, ask: Resolve) -> (<Resolve as Ask>::Answer, Bytes) {
     bare(match led(broker, ask.key) {
         Err(not_leader) => Err(not_leader),
-        Ok((_, handle)) => Ok(broker.resolve_here(&handle, ask.from).await),
+        Ok((_, handle)) => broker.resolve_here(&handle, ask.from).await,
     })
 }
 

@@ -2,6 +2,8 @@
 //!
 //! A message is a JSON part and, where there are records, their batches behind it as they are.
 
+use std::collections::BTreeSet;
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -10,7 +12,9 @@ use crate::broker::{FetchError, From, PartitionStatus};
 use crate::cluster::Lane;
 use crate::metadata::NodeEntry;
 use crate::partition::{AppendError, Appended, MaintainError};
-use crate::types::{Acks, BrokerId, Incarnation, LeaderEpoch, NodeId, Offset, Partition, TopicId};
+use crate::types::{
+    Acks, BrokerId, Incarnation, LeaderEpoch, NodeId, Offset, Partition, Timestamp, TopicId,
+};
 
 /// A question, its place and its answer.
 pub(in crate::broker) trait Ask:
@@ -20,15 +24,21 @@ pub(in crate::broker) trait Ask:
     const PATH: &'static str;
     /// Records travel apart from what is small and urgent.
     const LANE: Lane;
+    /// Whether asking twice does no more than asking once.
+    const REPEATABLE: bool = true;
     /// What is answered; batches may follow.
     type Answer: Serialize + DeserializeOwned + Send + 'static;
 }
 
 macro_rules! ask {
     ($request:ty, $path:literal, $lane:ident, $answer:ty) => {
+        ask!($request, $path, $lane, $answer, true);
+    };
+    ($request:ty, $path:literal, $lane:ident, $answer:ty, $repeatable:literal) => {
         impl Ask for $request {
             const PATH: &'static str = $path;
             const LANE: Lane = Lane::$lane;
+            const REPEATABLE: bool = $repeatable;
             type Answer = $answer;
         }
     };
@@ -62,7 +72,8 @@ ask!(
     Append,
     "/partition/append",
     Bulk,
-    Result<Result<Vec<Appended>, AppendError>, NotLeader>
+    Result<Result<Vec<Appended>, AppendError>, NotLeader>,
+    false
 );
 
 /// Batches from the one that holds `from`.
@@ -171,14 +182,29 @@ pub(in crate::broker) struct Heartbeat {
     pub(in crate::broker) applied: u64,
     /// Whether its disk takes records.
     pub(in crate::broker) can_write: bool,
+    /// Nodes with copies of what it holds that it cannot reach (E5).
+    #[serde(default)]
+    pub(in crate::broker) unreachable: BTreeSet<NodeId>,
+    /// Whether its disk takes seconds to sync (E6).
+    #[serde(default)]
+    pub(in crate::broker) slow: bool,
+    /// What its clock says (C3).
+    #[serde(default)]
+    pub(in crate::broker) wall: Timestamp,
 }
 /// Whether the node that was asked is the controller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::broker) enum HeartbeatAnswer {
-    Heard,
+    /// It is. The sender's clock is so many milliseconds behind the middle one of the cluster.
+    Heard(i64),
     NotController(Option<NodeId>),
 }
 ask!(Heartbeat, "/cluster/heartbeat", Control, HeartbeatAnswer);
+
+/// Are you there?
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(in crate::broker) struct Greet {}
+ask!(Greet, "/cluster/greet", Control, ());
 
 /// A raft message, as it is (PROTOCOL 2.3): the last part of the path says which.
 pub(in crate::broker) const RAFT: &str = "/raft/";

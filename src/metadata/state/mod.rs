@@ -117,6 +117,12 @@ impl State {
                 partition,
                 alter,
             } => self.alter_partition((*topic, *partition), alter, changes),
+            Command::ResignReplica {
+                topic,
+                partition,
+                node,
+                incarnation,
+            } => self.resign_replica((*topic, *partition), *node, *incarnation, changes),
             Command::MoveLeader {
                 topic,
                 partition,

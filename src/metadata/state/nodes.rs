@@ -170,7 +170,11 @@ impl State {
     }
 
     /// The node, if that is its newest incarnation (M6).
-    fn registered(&self, id: NodeId, meant: Incarnation) -> Result<Arc<NodeEntry>, Rejected> {
+    pub(super) fn registered(
+        &self,
+        id: NodeId,
+        meant: Incarnation,
+    ) -> Result<Arc<NodeEntry>, Rejected> {
         let node = self.known(id)?;
         let current = node.incarnation;
         if current != meant {

@@ -10,8 +10,8 @@ use crate::metadata::view::{Key, NodeEntry, NodeStatus, TopicEntry};
 use crate::placement::{self, NodeLoad};
 use crate::replication::control::{self, AlterAnswer, AlterPartition, Standing};
 use crate::types::{
-    Durability, LeaderEpoch, NodeId, Partition, PartitionEpoch, PartitionRecord, Replica, TopicId,
-    TopicSettings, limits,
+    Durability, Incarnation, LeaderEpoch, NodeId, Partition, PartitionEpoch, PartitionRecord,
+    Replica, TopicId, TopicSettings, limits,
 };
 
 /// The epoch in which a new partition begins.
@@ -230,6 +230,30 @@ impl State {
         Ok(Applied::PartitionAltered(answer, record))
     }
 
+    /// D1. The only complete replica goes on: it has records to read, and nobody else has.
+    pub(super) fn resign_replica(
+        &mut self,
+        key: Key,
+        id: NodeId,
+        incarnation: Incarnation,
+        changes: &mut Vec<Change>,
+    ) -> Result<Applied, Rejected> {
+        self.registered(id, incarnation)?;
+        let (mut record, min) = self.partition_at(key)?;
+        if record.replica(id).is_none() {
+            return Err(Rejected::NoReplica { id });
+        }
+        let nodes = self.known_nodes();
+        let mut without = record.clone();
+        without.isr.remove(&id);
+        without.elr.remove(&id);
+        if control::candidate(&without, |other| nodes.is_live(other), None).is_some() {
+            let _ = control::drop_eligibility(&mut record, id, min, |other| nodes.is_live(other));
+            let _ = control::finish_reassign(&mut record, min, |other| nodes.is_live(other));
+        }
+        Ok(self.changed(key, record, changes))
+    }
+
     pub(super) fn move_leader(
         &mut self,
         key: Key,
@@ -258,6 +282,10 @@ impl State {
             return Err(Rejected::TooManyReplicas {
                 max: limits::REPLICATION_FACTOR,
             });
+        }
+        // With fewer, nothing could be acknowledged any more.
+        if replicas.len() < min.max(1) as usize && !replicas.is_empty() {
+            return Err(control::ReassignRefused::BelowMinInsync { min }.into());
         }
         for id in replicas {
             if record.replica(*id).is_none() {

@@ -104,6 +104,12 @@ fn command(state: &State, step: usize, (kind, x, y): Dice) -> Command {
                     .collect(),
             },
         },
+        (18, Some((topic, partition, _))) if y % 3 == 0 => Command::ResignReplica {
+            topic: *topic,
+            partition: *partition,
+            node,
+            incarnation,
+        },
         (18, Some((topic, partition, record))) => Command::MoveLeader {
             topic: *topic,
             partition: *partition,

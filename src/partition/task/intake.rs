@@ -1,7 +1,9 @@
 //! What comes in: messages, and what the metadata says the task is to do.
 
 use super::*;
-use crate::partition::Ready;
+use crate::partition::follow::Heard;
+use crate::partition::{Ready, Upstream};
+use crate::types::NodeId;
 
 impl Task {
     /// Takes one message in: at once what needs no log, for later what does.
@@ -19,15 +21,15 @@ impl Task {
                 room,
             }),
             Message::Assume(assignment) => self.assume(assignment),
-            Message::Upstream(upstream) => {
-                let own = self.own();
-                match &mut self.role {
-                    Role::Follow(follow) => {
-                        follow.upstream(upstream);
-                        own.iter().for_each(|own| follow.ask(own, &self.epochs));
-                    }
-                    // A leader needs no way to itself; it is told anew once it follows.
-                    Role::None | Role::Lead(_) => {}
+            Message::Upstream(Upstream { leader, requests }) => {
+                self.upstreams.insert(leader, requests);
+                self.way_changed(leader);
+            }
+            Message::UpstreamLost(Upstream { leader, requests }) => {
+                let known = self.upstreams.get(&leader);
+                if known.is_some_and(|known| known.same_channel(&requests)) {
+                    self.upstreams.remove(&leader);
+                    self.way_changed(leader);
                 }
             }
             Message::Fetch {
@@ -38,9 +40,18 @@ impl Task {
                 let (own, now_ms) = (self.own(), self.now_ms());
                 let Some(own) = own else { return };
                 match &mut self.role {
-                    Role::Lead(lead) => {
+                    Role::Lead(lead) if self.epochs_known => {
                         lead.fetched(fetch, wants, session, &own, &self.epochs, now_ms)
                     }
+                    // The first follower of a log that was alone: it asks again in a moment.
+                    Role::Lead(_) if wants => {
+                        let _ = session.send(Ready {
+                            from: own,
+                            fetch,
+                            answer: FetchAnswer::UnknownEpoch,
+                        });
+                    }
+                    Role::Lead(_) => {}
                     Role::None | Role::Follow(_) if wants => {
                         let _ = session.send(Ready {
                             from: own,
@@ -55,9 +66,15 @@ impl Task {
                 request,
                 answer,
                 batches,
+                room,
             } => {
                 if let Role::Follow(follow) = &mut self.role {
-                    follow.heard(request, answer, batches);
+                    follow.heard(Heard {
+                        request,
+                        answer,
+                        batches,
+                        room,
+                    });
                 }
             }
             Message::AlterAnswered { attempt, answer } => {
@@ -77,7 +94,22 @@ impl Task {
             }
             Message::Close { reply } => self.ending = Some(End::Close(reply)),
             Message::Destroy { reply } => self.ending = Some(End::Destroy(reply)),
+            // One that waits does for all.
+            Message::Maintain(_)
+                if self
+                    .upkeep
+                    .iter()
+                    .any(|waits| matches!(waits, Message::Maintain(_))) => {}
             upkeep => self.upkeep.push_back(upkeep),
+        }
+    }
+
+    fn way_changed(&mut self, to: NodeId) {
+        let own = self.own();
+        if let Role::Follow(follow) = &mut self.role {
+            follow.way_changed(to);
+            own.iter()
+                .for_each(|own| follow.ask(own, &self.epochs, &self.upstreams));
         }
     }
 
@@ -132,8 +164,11 @@ impl Task {
         if let Role::Lead(lead) = std::mem::replace(&mut self.role, Role::None) {
             lead.depose(&self.shared);
         }
-        self.seen
-            .send_if_modified(|seen| std::mem::take(&mut seen.leads));
+        self.caught_up = false;
+        self.seen.send_if_modified(|seen| {
+            seen.caught_up = false;
+            std::mem::take(&mut seen.leads)
+        });
         for waiting in std::mem::take(&mut self.appends) {
             let _ = waiting.reply.send(Err(AppendError::NotLeader {
                 partition: self.shared.name.clone(),
@@ -143,15 +178,26 @@ impl Task {
 
     /// Takes up what the metadata says. The log is at hand.
     pub(super) fn take_up(&mut self, log: &mut PartitionLog) {
-        let Some(assignment) = self.assignment.take() else {
-            return;
+        let reign = match &self.role {
+            Role::Lead(lead) if !self.epochs_known && !lead.is_alone() => Some(lead.epoch()),
+            _ => None,
         };
-        if 1 < assignment.view.record.replicas.len() {
+        let followed = self.assignment.as_ref();
+        if reign.is_some()
+            || followed.is_some_and(|assignment| 1 < assignment.view.record.replicas.len())
+        {
             self.epochs = match epochs(log) {
                 Ok(epochs) => epochs,
                 Err(error) => return self.offline(&chain(&error)),
             };
+            self.epochs_known = true;
+            if let Some(reign) = reign {
+                self.epochs.assign(reign, log.log_end());
+            }
         }
+        let Some(assignment) = self.assignment.take() else {
+            return;
+        };
         let Assignment {
             node,
             incarnation,
@@ -165,7 +211,7 @@ impl Task {
         self.must_sync = position.durable_end < position.log_end;
         let record = view.record.clone();
         let leads = record.leader == Some(node);
-        let upstream = match std::mem::replace(&mut self.role, Role::None) {
+        match std::mem::replace(&mut self.role, Role::None) {
             Role::Follow(mut follow) if !leads => {
                 let reign = follow.core.record().leader_epoch;
                 follow.core.view_changed(record.clone());
@@ -173,11 +219,9 @@ impl Task {
                     follow.reign_changed();
                 }
                 self.role = Role::Follow(follow);
-                None
             }
-            Role::Follow(follow) => follow.into_upstream(),
-            Role::None | Role::Lead(_) => None,
-        };
+            Role::Follow(_) | Role::None | Role::Lead(_) => {}
+        }
         if leads {
             // From here on the log's records are this reign's, also those that are not synced yet.
             self.epochs.assign(record.leader_epoch, position.log_end);
@@ -195,8 +239,9 @@ impl Task {
             self.role = Role::Lead(Box::new(lead));
         } else if matches!(self.role, Role::None) {
             let core = Follower::new(node, incarnation, record.clone(), position);
-            self.role = Role::Follow(Box::new(Follow::new(core, upstream)));
+            self.role = Role::Follow(Box::new(Follow::new(core)));
         }
+        self.caught_up = false;
         self.seen.send_replace(Seen {
             leads,
             caught_up: false,

@@ -8,13 +8,14 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use warmth::Warmth;
 
-use crate::partition::follow::{Follow, Next};
+use crate::partition::follow::{Follow, Next, Upstreams};
 use crate::partition::handle::{
     Assignment, Message, PartitionHandle, Reply, Role as Seen, Shared, State,
 };
@@ -86,13 +87,18 @@ pub fn spawn(name: TopicPartition, log: PartitionLog, hosted: Hosted) -> Partiti
         durability: Durability::default(),
         role: Role::None,
         epochs: EpochCache::new(),
+        epochs_known: false,
+        caught_up: false,
+        upstreams: Upstreams::new(),
         assignment: None,
         appends: VecDeque::new(),
         upkeep: VecDeque::new(),
+        commits: 0,
         must_sync: false,
         running: None,
         written: None,
         recompressing: false,
+        resign_at: None,
         ending: None,
     };
     tasks.spawn("partition", task.run(log));
@@ -120,18 +126,27 @@ struct Task {
     high_watermark: HighWatermark,
     durability: Durability,
     role: Role,
-    /// Where epochs begin in the log; known while there are other copies to compare with.
+    /// Where epochs begin in the log.
     epochs: EpochCache,
+    /// Whether they were read: a log that has no other copy is spared that until it gets one.
+    epochs_known: bool,
+    /// What readers were told of the leader's knowledge.
+    caught_up: bool,
+    upstreams: Upstreams,
     /// What the metadata says and was not taken up yet, because the log is away.
     assignment: Option<Box<Assignment>>,
     appends: VecDeque<Waiting>,
     upkeep: VecDeque<Message>,
+    /// Writes since the last upkeep.
+    commits: u32,
     /// Records that were copied under another leader may not be durable yet.
     must_sync: bool,
     running: Option<Running>,
     /// The log end of the running job's batches, told before they are synced.
     written: Option<oneshot::Receiver<Grown>>,
     recompressing: bool,
+    /// When a leader whose storage has failed asks again to be replaced.
+    resign_at: Option<Instant>,
     ending: Option<End>,
 }
 
@@ -144,6 +159,11 @@ enum End {
 
 /// Messages taken in before the log gets its next job.
 const DRAIN: usize = 1024;
+/// Writes after which upkeep that waits has its turn, however many appends wait: retention that
+/// never ran would fill the disk.
+const COMMITS: u32 = 16;
+/// How often a leader whose storage has failed asks to be replaced.
+const RESIGN: Duration = Duration::from_secs(1);
 
 impl Task {
     async fn run(mut self, log: PartitionLog) {
@@ -159,6 +179,7 @@ impl Task {
             if let Some(reached) = self.settle() {
                 self.publish(reached);
             }
+            self.tell_caught_up();
             let wake = self.wake_at();
             tokio::select! {
                 done = running(&mut self.running) => {
@@ -222,7 +243,9 @@ impl Task {
     fn proceed(&mut self, mut log: PartitionLog) -> Option<PartitionLog> {
         self.take_up(&mut log);
         let own = self.own();
+        let upkeep_is_due = COMMITS <= self.commits && !self.upkeep.is_empty();
         let next = match &mut self.role {
+            Role::Follow(_) if upkeep_is_due || self.resign_at.is_some() => None,
             Role::Follow(follow) => match own.as_ref().map(|own| follow.next(own, &self.epochs)) {
                 Some(Next::Run(job)) => Some(job),
                 Some(Next::Stop(refused)) => {
@@ -239,11 +262,17 @@ impl Task {
                 self.must_sync = false;
                 Some(Job::Sync)
             }
-            None if !self.appends.is_empty() => self.group(),
+            None if !self.appends.is_empty() && !upkeep_is_due => self.group(),
             None => self.upkeep.pop_front().map(Job::Maintain),
         };
-        if let (Role::Follow(follow), Some(own)) = (&mut self.role, &own) {
-            follow.ask(own, &self.epochs);
+        match &job {
+            Some(Job::Maintain(_)) => self.commits = 0,
+            Some(_) => self.commits = self.commits.saturating_add(1),
+            None => {}
+        }
+        // What failed here would fail again: the copy waits for the next start.
+        if let (Role::Follow(follow), Some(own), None) = (&mut self.role, &own, self.resign_at) {
+            follow.ask(own, &self.epochs, &self.upstreams);
         }
         let Some(job) = job else {
             return Some(log);
@@ -294,18 +323,13 @@ impl Task {
             name: self.shared.name.clone(),
             durability: self.durability,
             now: self.hosted.clock.now(),
+            leads: matches!(self.role, Role::Lead(_)),
             stats: self.hosted.stats.clone(),
             written: tell,
         };
-        let writers = match job {
-            Job::Commit(_) | Job::Copy { .. } | Job::Sync => Some(self.hosted.writers.clone()),
-            Job::Truncate { .. } | Job::Restart { .. } | Job::Maintain(_) => None,
-        };
+        let writers = self.hosted.writers.clone();
         self.running = Some(Box::pin(async move {
-            let turn = match writers {
-                Some(writers) => writers.acquire_owned().await.ok(),
-                None => None,
-            };
+            let turn = writers.acquire_owned().await.ok();
             let work = tokio::task::spawn_blocking(move || {
                 let _turn = turn;
                 job.run(log, around)
@@ -326,7 +350,8 @@ impl Task {
                 follow.core.appended(end);
                 follow.settled();
                 // F4: the next records are on their way while these are synced.
-                own.iter().for_each(|own| follow.ask(own, &self.epochs));
+                own.iter()
+                    .for_each(|own| follow.ask(own, &self.epochs, &self.upstreams));
             }
             Role::None => {}
         }
@@ -395,7 +420,9 @@ impl Task {
                     follow.core.appended(end);
                     follow.core.synced(durable_end);
                     match (&copied, &own) {
-                        (Ok(()), Some(own)) => follow.tell_durable(own, &self.epochs),
+                        (Ok(()), Some(own)) => {
+                            follow.tell_durable(own, &self.epochs, &self.upstreams)
+                        }
                         _ => follow.retry(),
                     }
                     let reached = follow.high_watermark();
@@ -427,8 +454,9 @@ impl Task {
                     Role::Lead(lead) => lead.synced(durable_end),
                     Role::Follow(follow) => {
                         follow.core.synced(durable_end);
-                        own.iter()
-                            .for_each(|own| follow.tell_durable(own, &self.epochs));
+                        own.iter().for_each(|own| {
+                            follow.tell_durable(own, &self.epochs, &self.upstreams)
+                        });
                     }
                     Role::None => {}
                 }
@@ -475,15 +503,19 @@ impl Task {
         let moved = self.high_watermark.raise(reached);
         if let Role::Lead(lead) = &mut self.role {
             lead.acknowledge();
-            let caught_up = lead.core.caught_up();
-            self.seen.send_if_modified(|seen| {
-                let changed = seen.caught_up != caught_up;
-                seen.caught_up = caught_up;
-                changed
-            });
         }
+        self.tell_caught_up();
         if moved {
             self.announce();
+        }
+    }
+
+    /// H4: a leader may know all that earlier ones committed without its high watermark moving.
+    fn tell_caught_up(&mut self) {
+        let caught_up = matches!(&self.role, Role::Lead(lead) if lead.core.caught_up());
+        if caught_up != self.caught_up {
+            self.caught_up = caught_up;
+            self.seen.send_modify(|seen| seen.caught_up = caught_up);
         }
     }
 
@@ -494,31 +526,54 @@ impl Task {
     }
 
     fn wake_at(&self) -> Option<Instant> {
-        match &self.role {
+        let of_role = match &self.role {
             Role::Lead(lead) => lead.wake_at(),
+            Role::Follow(_) if self.resign_at.is_some() => None,
             Role::Follow(follow) => follow.wake_at(),
             Role::None => None,
-        }
+        };
+        let resign_at = self
+            .resign_at
+            .filter(|_| matches!(self.role, Role::Lead(_)));
+        of_role.into_iter().chain(resign_at).min()
     }
 
     fn woken(&mut self) {
         let (own, now_ms) = (self.own(), self.now_ms());
+        self.resign();
         match &mut self.role {
             Role::Lead(lead) => lead.woken(own.as_ref(), now_ms),
             Role::Follow(follow) => {
                 follow.woken();
-                own.iter().for_each(|own| follow.ask(own, &self.epochs));
+                own.iter()
+                    .for_each(|own| follow.ask(own, &self.epochs, &self.upstreams));
             }
             Role::None => {}
         }
     }
 
-    fn offline(&self, reason: &str) {
+    fn offline(&mut self, reason: &str) {
         if *self.state.borrow() != State::Online {
             return;
         }
         tracing::error!(partition = %self.shared.name, reason, "partition is offline");
         self.state.send_replace(State::Offline(reason.to_owned()));
+        self.resign_at = Some(Instant::now());
+        self.resign();
+    }
+
+    /// D1: a leader that cannot acknowledge anything any more gives way to another copy.
+    fn resign(&mut self) {
+        let now = Instant::now();
+        if self.resign_at.is_none_or(|at| now < at) {
+            return;
+        }
+        self.resign_at = Some(now + RESIGN);
+        let has_others = matches!(&self.role, Role::Lead(lead) if !lead.is_alone());
+        if let Some(from) = self.own().filter(|_| has_others) {
+            // Full means that the controller is far behind: asked again in a moment.
+            let _ = self.hosted.proposals.try_send(Proposal::Resign { from });
+        }
     }
 
     /// Starts to recompress one sealed segment, beside the task, if one is due.
