@@ -14,12 +14,13 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
 use super::clocks::{ClusterClocks, RetentionClock};
+use super::host::{Host, Hosting};
 use super::membership::{self, Newcomer, Wires};
 use super::peer::{self, Peering, Watches};
-use super::reconcile::{Host, Hosting, Reconciler, Shows};
+use super::reconcile::{Reconciler, Shows};
 use super::replicate::Following;
 use super::topics::Topic;
-use super::{Broker, OpenError, confirm, controller, positions, reach, replicate};
+use super::{Broker, OpenError, campaign, confirm, controller, positions, reach, replicate};
 use crate::cluster::{
     self, ClusterSecret, GOSSIP_INTERVAL, Gossip, GossipKey, GossipOptions, Hello, Peers,
     ServeOptions,
@@ -323,6 +324,7 @@ impl Broker {
         }
         tasks.spawn("replication", replicate::run(weak.clone(), see_following));
         tasks.spawn("watches", peer::watch::run(weak.clone(), wanted));
+        tasks.spawn("campaign", campaign::run(weak.clone()));
         tasks.spawn("reach", reach::run(weak.clone()));
         tasks.spawn("heartbeat", controller::beat(weak.clone()));
         tasks.spawn("controller", controller::run(weak.clone(), told));

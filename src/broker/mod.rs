@@ -2,6 +2,7 @@
 //! [`Broker`] can do without a listener.
 
 mod brokers;
+mod campaign;
 mod clocks;
 mod cluster;
 mod confirm;
@@ -9,6 +10,7 @@ mod controller;
 mod embedded;
 mod error;
 mod fetch;
+mod host;
 mod lifecycle;
 mod membership;
 mod peer;

@@ -237,6 +237,13 @@ impl Store {
         trigger.map_err(|_| Closed.into())
     }
 
+    /// Stands for election now. Without effect while this node, or most others, have heard the
+    /// leader a moment ago.
+    pub async fn campaign(&self) {
+        // An error means that the store has stopped: it stands for nothing any more.
+        self.inner.raft.trigger().elect(true).await.ok();
+    }
+
     /// The status, if this node leads.
     fn leading(&self) -> Result<RaftStatus, MembershipError> {
         let status = self.status();

@@ -139,13 +139,13 @@ mod tests {
     /// Everybody reports at 1,000 whom they cannot reach, and again at 1,600.
     fn told(reports: &[(NodeId, &[NodeId], bool)]) -> Connectivity {
         let mut told = Connectivity::default();
-        for now in [1_000, 1_600] {
+        for at in [1_000, 1_600] {
             for (node, unreachable, slow) in reports {
                 let report = Report {
                     unreachable: unreachable.iter().copied().collect(),
                     slow: *slow,
                 };
-                told.heard(*node, report, now);
+                told.heard(*node, report, at);
             }
         }
         told
