@@ -12,7 +12,7 @@ use super::peer::wire::{Ask, NotLeader, PartitionKey};
 use super::topics::Topic;
 use super::{Broker, UnknownPartition};
 use crate::partition::PartitionHandle;
-use crate::types::{Code, LeaderEpoch, NodeId, Partition, TopicPartition};
+use crate::types::{Code, LeaderEpoch, NodeId, Partition, TopicName, TopicPartition};
 
 /// Where a partition is led.
 pub(super) enum Site {
@@ -139,6 +139,17 @@ impl Broker {
                 });
             }
         }
+    }
+
+    /// Base URL of the node that leads the partition, if that is another one that clients can reach.
+    pub fn leader_elsewhere(&self, topic: &TopicName, partition: Partition) -> Option<String> {
+        let topic = self.find_topic(topic)?;
+        let leader = topic.place(partition).ok()?.record.leader?;
+        let view = self.inner.store.view().borrow().clone();
+        let node = view
+            .node(leader)
+            .filter(|node| node.id != self.inner.node)?;
+        Some(node.http.clone()).filter(|url| !url.is_empty())
     }
 
     /// Waits until another node than `node` leads the partition, or it is gone.

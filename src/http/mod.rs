@@ -10,6 +10,7 @@ mod brokers;
 mod cloudevents;
 mod cluster;
 mod decode;
+mod direct;
 mod docs;
 mod error;
 mod extract;

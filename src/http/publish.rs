@@ -13,6 +13,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::App;
 use super::body::read_admitted;
+use super::direct::Direct;
 use super::error::ApiError;
 use super::extract::{Params, Topic, media_type};
 use super::json::check_value;
@@ -117,6 +118,7 @@ pub(super) struct PublishParams {
     responses(
         (status = 200, body = Published),
         (status = 202, description = "With acks=none: accepted, nothing more", body = Published),
+        (status = 307, description = "With `Pilgrimage-Redirect: leader`: the partition's leader is elsewhere"),
         (status = 400, body = Problem, content_type = "application/problem+json"),
         (status = 404, body = Problem, content_type = "application/problem+json"),
         (status = 408, body = Problem, content_type = "application/problem+json"),
@@ -128,6 +130,7 @@ pub(super) struct PublishParams {
     ))]
 pub(super) async fn publish(
     State(app): State<Arc<App>>,
+    _: Direct,
     Topic(topic): Topic,
     Params(params): Params<PublishParams>,
     request: Request<Body>,

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use utoipa::IntoParams;
 
 use super::App;
+use super::direct::Direct;
 use super::error::ApiError;
 use super::extract::{Params, PathPartition, Topic, cut, plain_number};
 use super::raw;
@@ -221,6 +222,7 @@ pub(super) async fn read_topic(
             (RecordPage = "application/json"), (Record = "application/x-ndjson"), (String = "text/event-stream"),
             (Vec<u8> = "application/octet-stream"), (Vec<u8> = "application/vnd.pilgrimage.batches"),
         )),
+        (status = 307, description = "With `Pilgrimage-Redirect: leader`: the partition's leader is elsewhere"),
         (status = 400, body = Problem, content_type = "application/problem+json"),
         (status = 404, body = Problem, content_type = "application/problem+json"),
         (status = 406, body = Problem, content_type = "application/problem+json"),
@@ -230,6 +232,7 @@ pub(super) async fn read_topic(
     ))]
 pub(super) async fn read_partition(
     State(app): State<Arc<App>>,
+    _: Direct,
     Topic(topic): Topic,
     PathPartition(partition): PathPartition,
     Params(params): Params<ReadParams>,

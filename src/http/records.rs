@@ -11,6 +11,7 @@ use utoipa::IntoParams;
 
 use super::App;
 use super::body::read_admitted;
+use super::direct::Direct;
 use super::error::ApiError;
 use super::extract::{Params, Topic, media_type, not_taken};
 use super::json::{Addressed, records_of};
@@ -58,6 +59,7 @@ pub(super) struct ProduceParams {
             (Produced = "application/json"), (StreamAck = "application/x-ndjson"), (ProducedBatches = "application/json"),
         )),
         (status = 202, description = "With acks=none: accepted, nothing more", body = Produced),
+        (status = 307, description = "With `Pilgrimage-Redirect: leader`: the partition's leader is elsewhere"),
         (status = 400, body = Problem, content_type = "application/problem+json"),
         (status = 404, body = Problem, content_type = "application/problem+json"),
         (status = 408, body = Problem, content_type = "application/problem+json"),
@@ -70,6 +72,7 @@ pub(super) struct ProduceParams {
     ))]
 pub(super) async fn produce(
     State(app): State<Arc<App>>,
+    _: Direct,
     Topic(topic): Topic,
     Params(params): Params<ProduceParams>,
     request: Request<Body>,

@@ -27,6 +27,9 @@ pub const CLOUDEVENT: &str = "application/cloudevents+json";
 /// A batch of CloudEvents.
 pub const CLOUDEVENT_BATCH: &str = "application/cloudevents-batch+json";
 
+/// Request header: with the value `leader` and a partition named, the answer is where its leader
+/// is (307) unless that is the node that was asked.
+pub const HEADER_REDIRECT: &str = "pilgrimage-redirect";
 /// Response header: what the acknowledgement proves (see [`Ack`]).
 pub const HEADER_DURABILITY: &str = "pilgrimage-durability";
 /// Response header of binary and raw reads: where the next read begins.
