@@ -326,6 +326,7 @@ impl Broker {
         tasks.spawn("reach", reach::run(weak.clone()));
         tasks.spawn("heartbeat", controller::beat(weak.clone()));
         tasks.spawn("controller", controller::run(weak.clone(), told));
+        tasks.spawn("succession", controller::succession::watch(weak.clone()));
         tasks.spawn("in-sync", controller::propose(weak.clone(), proposed));
         tasks.spawn("whereabouts", membership::whereabouts(weak));
         broker.spawn_watchers(disk);
