@@ -20,7 +20,7 @@ use super::peer::{self, Peering, Watches};
 use super::reconcile::{Reconciler, Shows};
 use super::replicate::Following;
 use super::topics::Topic;
-use super::{Broker, OpenError, campaign, confirm, controller, positions, reach, replicate};
+use super::{Broker, OpenError, confirm, controller, positions, reach, replicate};
 use crate::cluster::{
     self, ClusterSecret, GOSSIP_INTERVAL, Gossip, GossipKey, GossipOptions, Hello, Peers,
     ServeOptions,
@@ -324,10 +324,10 @@ impl Broker {
         }
         tasks.spawn("replication", replicate::run(weak.clone(), see_following));
         tasks.spawn("watches", peer::watch::run(weak.clone(), wanted));
-        tasks.spawn("campaign", campaign::run(weak.clone()));
         tasks.spawn("reach", reach::run(weak.clone()));
         tasks.spawn("heartbeat", controller::beat(weak.clone()));
         tasks.spawn("controller", controller::run(weak.clone(), told));
+        tasks.spawn("succession", controller::succession::watch(weak.clone()));
         tasks.spawn("in-sync", controller::propose(weak.clone(), proposed));
         tasks.spawn("whereabouts", membership::whereabouts(weak));
         broker.spawn_watchers(disk);

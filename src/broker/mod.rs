@@ -2,7 +2,6 @@
 //! [`Broker`] can do without a listener.
 
 mod brokers;
-mod campaign;
 mod clocks;
 mod cluster;
 mod confirm;

@@ -8,10 +8,11 @@ use openraft::alias::InstantOf;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, InitializeError, RaftError};
 use openraft::impls::BasicNode;
+use openraft::raft::TransferLeaderRequest;
 use openraft::{ChangeMembers, Instant as _};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::raft::Types;
+use super::raft::{RaftRpc, Types, encode};
 use super::store::{Closed, Store};
 use crate::types::NodeId;
 
@@ -19,6 +20,8 @@ use crate::types::NodeId;
 const CAUGHT_UP: u64 = 100;
 /// How long a voter may take to answer before it does not count as alive: several heartbeats.
 const ANSWER: Duration = Duration::from_secs(1);
+/// How long it may take to tell a voter that the leader's process has ended.
+const TELL: Duration = Duration::from_millis(100);
 
 /// Why the membership was not changed, or is not known to be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -237,11 +240,35 @@ impl Store {
         trigger.map_err(|_| Closed.into())
     }
 
-    /// Stands for election now. Without effect while this node, or most others, have heard the
-    /// leader a moment ago.
-    pub async fn campaign(&self) {
-        // An error means that the store has stopped: it stands for nothing any more.
-        self.inner.raft.trigger().elect(true).await.ok();
+    /// The process that led the metadata has ended, beyond doubt. Nobody waits for its lease to run
+    /// out, which is for a leader that lives and is not heard: the first of the other voters stands
+    /// for election at once, and those who know of the end let it.
+    pub async fn leader_has_ended(&self, leader: NodeId) {
+        let (vote, seen) = {
+            let metrics = self.inner.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            (metrics.vote.clone(), metrics.current_leader)
+        };
+        let mut others = self.status().voters;
+        others.remove(&leader);
+        let (Some(heir), true) = (others.first(), seen == Some(leader.0.into())) else {
+            return;
+        };
+        let own = self.inner.node;
+        let request = TransferLeaderRequest::new(vote, heir.0.into(), None);
+        if *heir == own
+            && let Ok(body) = encode(&request)
+        {
+            // Whoever still believes in the lease would refuse its vote.
+            let told = others.iter().filter(|other| **other != own).map(|other| {
+                let transport = &self.inner.options.transport;
+                let telling = transport.call(*other, RaftRpc::TransferLeader, body.clone());
+                timeout(TELL, telling)
+            });
+            futures_util::future::join_all(told).await;
+        }
+        // Fails if another leads by now, or the store has stopped.
+        let _ = self.inner.raft.handle_transfer_leader(request).await;
     }
 
     /// The status, if this node leads.

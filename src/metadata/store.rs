@@ -108,6 +108,9 @@ pub struct StoreOptions {
     pub checksum_every: u64,
     /// How long a command may take before its outcome is called unknown.
     pub deadline: Duration,
+    /// How long after a leader's last word no other is elected; half of it to all of it later one
+    /// stands for election.
+    pub lease: Duration,
 }
 
 impl Default for StoreOptions {
@@ -120,6 +123,7 @@ impl Default for StoreOptions {
             checksum_every: 1000,
             reserve: 32 << 20,
             deadline: Duration::from_secs(10),
+            lease: Duration::from_millis(800),
         }
     }
 }
@@ -444,14 +448,13 @@ async fn adopt(
 }
 
 fn config(options: &StoreOptions) -> Result<Config, openraft::ConfigError> {
+    let lease = u64::try_from(options.lease.as_millis()).unwrap_or(u64::MAX);
     Config {
         cluster_name: "pilgrimage".into(),
-        // A voter refuses to elect another leader for the longest timeout after the last word of
-        // the present one, so that this is most of what a dead controller costs. Data is led and
-        // acknowledged without it: a change of controller for nothing is cheap.
-        heartbeat_interval: 60,
-        election_timeout_min: 250,
-        election_timeout_max: 450,
+        heartbeat_interval: 100,
+        election_timeout_min: lease / 2,
+        // This is the lease, too.
+        election_timeout_max: lease,
         install_snapshot_timeout: 60_000,
         max_payload_entries: 64,
         max_append_entries: Some(512),

@@ -6,12 +6,16 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use pilgrimage::client::Client;
+use rustix::process::{Pid, Signal, kill_process};
 
 /// The binary under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_pilgrimage");
 
 /// How long a condition may take before the test fails: generous, since machines are shared.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Any free port of this machine.
+const ANY_PORT: &str = "127.0.0.1:0";
 
 /// A running node. Killed when dropped.
 #[derive(Debug)]
@@ -37,7 +41,7 @@ impl Node {
     pub async fn start_in(storage: &Path, arguments: &[&str]) -> Self {
         let mut node = command(storage.parent().unwrap());
         node.arg("start").args(arguments);
-        Self::start_as(node, storage).await
+        Self::start_as(node, storage, ANY_PORT).await
     }
 
     /// A node whose storage is a file system of its own of `size` (as `mount` writes it), inside a
@@ -59,14 +63,16 @@ impl Node {
         ]);
         node.arg(&storage).arg(BINARY).arg("start");
         node.env("PILGRIMAGE_STATE_DIR", dir.join("state"));
-        Self::start_as(node, &storage).await
+        Self::start_as(node, &storage, ANY_PORT).await
     }
 
-    async fn start_as(mut node: Command, storage: &Path) -> Self {
-        // The node takes a free port itself and says which: a port picked here could be taken by
-        // another test before the node gets to it. It says so once it is ready.
+    /// What `node` starts, which has words of its own in front, listening on `listen`; ready when
+    /// this returns.
+    pub async fn start_as(mut node: Command, storage: &Path, listen: &str) -> Self {
+        // On any port the node takes a free one itself and says which: a port picked here could be
+        // taken by another test before the node gets to it. It says so once it is ready.
         let mut process = node
-            .args(["--listen", "127.0.0.1:0", "--storage"])
+            .args(["--listen", listen, "--storage"])
             .arg(storage)
             .stdout(Stdio::piped())
             .spawn()
@@ -133,6 +139,17 @@ impl Node {
         self.process.wait().unwrap();
     }
 
+    /// Sends a signal and does not wait for what comes of it.
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.pid().try_into().unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    /// How the process ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.process.try_wait().unwrap()
+    }
+
     /// SIGTERM, and the exit status that follows.
     pub fn terminate(&mut self) -> ExitStatus {
         let pid = self.pid().to_string();
@@ -181,8 +198,23 @@ pub fn free_port() -> u16 {
 
 /// Polls until `condition` holds; fails with `what` when it takes too long.
 pub async fn wait_until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+    wait_for(what, || {
+        let holds = condition();
+        async { holds.await.then_some(()) }
+    })
+    .await;
+}
+
+/// Polls until there is something to give; fails with `what` when it takes too long.
+pub async fn wait_for<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    mut look: impl FnMut() -> F,
+) -> T {
     let deadline = Instant::now() + PATIENCE;
-    while !condition().await {
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
         assert!(Instant::now() < deadline, "{what} did not happen");
         tokio::time::sleep(Duration::from_millis(5)).await; // wait_until
     }

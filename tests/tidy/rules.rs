@@ -137,6 +137,8 @@ pub(super) const LOOSE_TASKS: &[(&str, usize)] = &[
 pub(super) const POLLS: &[(&str, usize)] = &[
     // Readiness of a node, with an eye on its process; and everything else.
     ("tests/it/support.rs", 2),
+    // How long a fault lasts.
+    ("tests/it/cluster/run.rs", 1),
     // What becomes of a cluster whose members see each other through cut wires.
     ("src/metadata/raft/tests/cluster.rs", 1),
 ];

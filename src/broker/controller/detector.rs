@@ -114,8 +114,9 @@ impl Detector {
     }
 
     /// Something suggests that the node is gone: its connection broke, or gossip misses it.
-    pub(super) fn suspect(&mut self, node: NodeId) {
-        if let Some(watched) = self.nodes.get_mut(&node) {
+    pub(super) fn suspect(&mut self, node: NodeId, incarnation: Incarnation, now: Millis) {
+        let watched = self.watch(node, incarnation, now);
+        if watched.incarnation == incarnation {
             watched.suspected = true;
         }
     }
@@ -276,14 +277,24 @@ mod tests {
     fn a_refused_probe_fences_at_once_and_an_answered_one_does_not() {
         let mut detector = watching();
         let node = known(FIRST, true);
-        detector.suspect(NODE);
+        detector.suspect(NODE, FIRST, 1_040);
         assert_eq!(detector.tick(&node, 1_050), [Act::Probe(NODE)]);
         detector.probed(NODE, Probed::Alive);
         assert_eq!(detector.tick(&node, 1_060), []);
-        detector.suspect(NODE);
+        detector.suspect(NODE, FIRST, 1_065);
         assert_eq!(detector.tick(&node, 1_070), [Act::Probe(NODE)]);
         detector.probed(NODE, Probed::Refused);
         assert_eq!(detector.tick(&node, 1_080), [Act::Fence(NODE, FIRST)]);
+    }
+
+    #[test]
+    fn a_node_that_was_lost_before_anybody_watched_is_asked_at_once() {
+        let mut detector = Detector::new(Patience::default());
+        detector.suspect(NODE, FIRST, 1_000);
+        assert_eq!(
+            detector.tick(&known(FIRST, true), 1_000),
+            [Act::Probe(NODE)]
+        );
     }
 
     #[test]
@@ -319,7 +330,7 @@ mod tests {
         let mut waited = Vec::new();
         for _ in 0..6 {
             detector.heard(NODE, FIRST, now);
-            detector.suspect(NODE);
+            detector.suspect(NODE, FIRST, now);
             detector.tick(&known(FIRST, true), now);
             detector.probed(NODE, Probed::Refused);
             assert_eq!(

@@ -6,6 +6,7 @@
 mod balance;
 mod connectivity;
 mod detector;
+pub(super) mod succession;
 mod voters;
 
 use std::collections::BTreeMap;
@@ -154,7 +155,7 @@ pub(super) async fn run(broker: Weak<Inner>, mut news: mpsc::Receiver<News>) {
             None => {}
         }
         let view = inner.store.view().borrow().clone();
-        reign.suspect_lost(&view, &inner.peering, inner.node);
+        reign.suspect_lost(&view, &inner.peering, inner.node, now);
         let acts = reign.detector.tick(&known(&view), now);
         for act in acts {
             reign.carry_out(act, &inner, &tasks, &view);
@@ -275,7 +276,7 @@ impl Reign {
     }
 
     /// A connection that breaks is the first sign of a process that was killed.
-    fn suspect_lost(&mut self, view: &View, peering: &Peering, own: NodeId) {
+    fn suspect_lost(&mut self, view: &View, peering: &Peering, own: NodeId, now: u64) {
         for node in view
             .nodes()
             .filter(|node| node.status.is_live() && node.id != own)
@@ -286,7 +287,7 @@ impl Reign {
             let lost = matches!(&*peer.link(Lane::Control).borrow(), Link::Lost(_));
             let before = self.lost.insert(node.id, lost).unwrap_or(false);
             if lost && !before {
-                self.detector.suspect(node.id);
+                self.detector.suspect(node.id, node.incarnation, now);
             }
         }
     }

@@ -99,6 +99,7 @@ struct Cluster {
     snapshot_every: u64,
     checksum_every: u64,
     deadline: Duration,
+    lease: Duration,
 }
 
 impl Cluster {
@@ -110,6 +111,7 @@ impl Cluster {
             snapshot_every: 5000,
             checksum_every: 1000,
             deadline: Duration::from_secs(10),
+            lease: StoreOptions::default().lease,
         };
         for _ in 0..members {
             cluster.join().await;
@@ -152,6 +154,7 @@ impl Cluster {
             snapshot_every: self.snapshot_every,
             checksum_every: self.checksum_every,
             deadline: self.deadline,
+            lease: self.lease,
             ..StoreOptions::default()
         };
         let path = place.path().join("metadata.db");
@@ -512,6 +515,35 @@ async fn leadership_is_handed_over_on_request() {
     }
     assert!(cluster.store(1).is_leader() && !cluster.store(0).is_leader());
     cluster.store(0).apply(create(1)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_has_ended_is_succeeded_without_waiting_for_its_lease() {
+    let mut cluster = Cluster::new(0).await;
+    // By itself nobody would stand for election as long as this test may take.
+    cluster.lease = 4 * PATIENCE;
+    for _ in 0..3 {
+        cluster.join().await;
+    }
+    cluster.store(0).bootstrap().await.unwrap();
+    for at in 1..3 {
+        cluster.add_voter(at).await;
+    }
+    prepare(cluster.store(0)).await;
+    let ended = cluster.members[0].id;
+    cluster.kill(0).await;
+    for at in 1..3 {
+        cluster.store(at).leader_has_ended(ended).await;
+    }
+    let leader = cluster.leader().await;
+    cluster.store(leader).apply(create(1)).await.unwrap();
+    // Nobody stands against a leader that is not the one that ended.
+    let term = cluster.store(leader).status().term;
+    for at in 1..3 {
+        cluster.store(at).leader_has_ended(ended).await;
+    }
+    cluster.store(leader).apply(create(2)).await.unwrap();
+    assert_eq!(cluster.store(leader).status().term, term);
 }
 
 #[tokio::test(flavor = "multi_thread")]
