@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
+use super::load::{self, Load};
 use super::membership::{self, Newcomer, Wires};
 use super::peer::{self, Peering, Watches};
 use super::reconcile::{Host, Hosting, Reconciler, Shows};
@@ -107,6 +108,7 @@ pub(super) struct Inner {
     pub(super) gossip: Option<Gossip>,
     pub(super) position_requests: mpsc::Sender<positions::Request>,
     pub(super) space: Arc<Space>,
+    pub(super) load: ArcSwap<Load>,
     pub(super) tasks: Tasks,
     /// Holds the lock on the directory, as every log and its readers do.
     _files: Arc<FileCache>,
@@ -277,6 +279,7 @@ impl Broker {
             gossip,
             position_requests,
             space,
+            load: ArcSwap::default(),
             tasks: tasks.clone(),
             _files: files,
             options,
@@ -304,6 +307,7 @@ impl Broker {
         tasks.spawn("heartbeat", controller::beat(weak.clone()));
         tasks.spawn("controller", controller::run(weak.clone(), told));
         tasks.spawn("in-sync", controller::propose(weak.clone(), proposed));
+        tasks.spawn("load", load::measure(weak.clone()));
         tasks.spawn("whereabouts", membership::whereabouts(weak));
         broker.spawn_watchers(disk);
         metrics::counter!(crate::telemetry::BROKER_STARTS).increment(1);

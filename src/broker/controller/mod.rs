@@ -5,13 +5,14 @@
 
 mod balance;
 mod detector;
+mod forget;
 mod voters;
 
 use std::collections::BTreeMap;
 use std::sync::Weak;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::lifecycle::Inner;
@@ -23,12 +24,15 @@ use crate::partition::{self, Proposal};
 use crate::types::{Incarnation, NodeId};
 use balance::Balance;
 use detector::{Act, Detector, Known, Patience, Probed};
+use forget::Forgetting;
 
 /// What the controller is told.
 #[derive(Debug)]
 pub(super) enum News {
     Heard(NodeId, Incarnation),
     Probed(NodeId, Probed),
+    /// Somebody wants to know for how many milliseconds each node has been silent.
+    Silences(oneshot::Sender<BTreeMap<NodeId, u64>>),
 }
 
 /// How often the controller looks.
@@ -126,6 +130,11 @@ pub(super) async fn run(broker: Weak<Inner>, mut news: mpsc::Receiver<News>) {
                 continue;
             }
             Some(News::Probed(node, found)) => reign.detector.probed(node, found),
+            Some(News::Silences(reply)) => {
+                // Who asked may have gone.
+                let _ = reply.send(reign.detector.silences(now));
+                continue;
+            }
             None => {}
         }
         let view = inner.store.view().borrow().clone();
@@ -198,6 +207,7 @@ struct Reign {
     /// One change of the voters at a time.
     voting: std::sync::Arc<tokio::sync::Semaphore>,
     voters_at: u64,
+    forgetting: Forgetting,
 }
 
 /// How often the voters are looked at, in milliseconds.
@@ -214,6 +224,7 @@ impl Reign {
             proposals: std::sync::Arc::new(tokio::sync::Semaphore::new(PROPOSALS)),
             voting: std::sync::Arc::new(tokio::sync::Semaphore::new(1)),
             voters_at: 0,
+            forgetting: Forgetting::default(),
         }
     }
 
@@ -278,10 +289,16 @@ impl Reign {
         };
         self.voters_at = now;
         let status = inner.store.status();
+        let store = inner.store.clone();
         let Some(change) = voters::change(view, &status.voters, inner.node) else {
+            if let Some(forget) = self.forgetting.next(view, &status, now) {
+                tasks.spawn("forget-node", async move {
+                    let _turn = turn;
+                    forget.carry_out(&store).await;
+                });
+            }
             return;
         };
-        let store = inner.store.clone();
         tasks.spawn("voters", async move {
             let _turn = turn;
             let changed = match change {
