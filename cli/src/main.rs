@@ -10,6 +10,7 @@ mod context;
 mod failure;
 mod input;
 mod log;
+mod moving;
 mod node;
 mod output;
 mod produce;
@@ -175,6 +176,19 @@ mod tests {
             "produce orders --format ndjson --acks none",
             "--url http://x:1 node -o json",
             "node --url http://x:1",
+            "node list",
+            "node describe",
+            "node describe two",
+            "node drain two --wait",
+            "node undrain two",
+            "node remove two",
+            "node replace two",
+            "node replace two four --wait",
+            "cluster",
+            "cluster status -o json",
+            "cluster reassign orders 3 one two --wait",
+            "cluster reassign orders 3",
+            "cluster lead orders 3 two --unclean",
             "context set prod http://x:1",
             "context use prod",
             "context list",
@@ -207,6 +221,9 @@ mod tests {
             "produce orders --key k --key-separator :",
             "node --url http://x --context y",
             "--output xml node",
+            "node replace",
+            "node drain",
+            "cluster lead orders three",
             "nonsense",
             "start --partitions many",
             "start --log-format xml",

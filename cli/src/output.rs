@@ -140,6 +140,22 @@ pub(crate) fn millis(ms: u64) -> String {
     format!("{ms}ms")
 }
 
+/// A span of milliseconds in its two greatest units.
+pub(crate) fn span(ms: u64) -> String {
+    let (seconds, units) = (ms / 1000, [("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)]);
+    let first = units.iter().position(|(_, size)| *size <= seconds);
+    let Some(first) = first else {
+        return "0 s".into();
+    };
+    let mut rest = seconds;
+    let mut parts = Vec::new();
+    for (unit, size) in units.iter().skip(first).take(2) {
+        parts.push(format!("{} {unit}", rest / size));
+        rest %= size;
+    }
+    parts.join(" ")
+}
+
 /// A time as people read it.
 pub(crate) fn time(ms: i64) -> String {
     jiff::Timestamp::from_millisecond(ms)
@@ -169,6 +185,14 @@ mod tests {
             (1_001, "1001ms"),
         ] {
             assert_eq!(millis(ms), text);
+        }
+        for (ms, text) in [
+            (0, "0 s"),
+            (59_999, "59 s"),
+            (60_000, "1 m 0 s"),
+            (273_600_000, "3 d 4 h"),
+        ] {
+            assert_eq!(span(ms), text);
         }
         assert_eq!(time(1_700_000_000_123), "2023-11-14T22:13:20.123Z");
     }

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::clocks::{ClusterClocks, RetentionClock};
 use super::host::{Host, Hosting};
+use super::load::{self, Load};
 use super::membership::{self, Newcomer, Wires};
 use super::peer::{self, Peering, Watches};
 use super::reconcile::{Reconciler, Shows};
@@ -120,6 +121,7 @@ pub(super) struct Inner {
     pub(super) clocks: ClusterClocks,
     /// Set before the node tells the cluster that it ends: from then on it gives no sign of life.
     pub(super) leaving: AtomicBool,
+    pub(super) load: ArcSwap<Load>,
     pub(super) tasks: Tasks,
     /// Holds the lock on the directory, as every log and its readers do.
     _files: Arc<FileCache>,
@@ -297,6 +299,7 @@ impl Broker {
             gossip,
             positions,
             space,
+            load: ArcSwap::default(),
             tasks: tasks.clone(),
             _files: files,
             options,
@@ -329,6 +332,7 @@ impl Broker {
         tasks.spawn("controller", controller::run(weak.clone(), told));
         tasks.spawn("succession", controller::succession::watch(weak.clone()));
         tasks.spawn("in-sync", controller::propose(weak.clone(), proposed));
+        tasks.spawn("load", load::measure(weak.clone()));
         tasks.spawn("whereabouts", membership::whereabouts(weak));
         broker.spawn_watchers(disk);
         metrics::counter!(crate::telemetry::BROKER_STARTS).increment(1);

@@ -11,6 +11,7 @@ mod error;
 mod fetch;
 mod host;
 mod lifecycle;
+mod load;
 mod membership;
 mod peer;
 mod positions;
@@ -26,11 +27,15 @@ mod topics;
 
 pub use crate::types::Acks;
 pub use brokers::{BrokerError, Brokers, StartOptions};
-pub use cluster::{ClusterError, ClusterStatus, NodeDescription, PartitionCounts, ReplicaMove};
+pub use cluster::{
+    Asked, ClusterError, ClusterStatus, Copying, Finding, HeldPartition, MetadataReport,
+    NodeDescription, NodeReport, PartitionCounts, PartitionProgress, ReplicaMove, Severity,
+};
 pub use embedded::Subscription;
 pub use error::{FetchError, OpenError, ProduceError, TopicError, UnknownPartition};
 pub use fetch::{Fetched, From};
 pub use lifecycle::{ClusterOptions, Options};
+pub use load::{Load, Process};
 pub use positions::ConsumeError;
 pub use produce::Placed;
 pub use route::RouteError;

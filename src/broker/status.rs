@@ -27,6 +27,21 @@ pub struct Status {
     pub problems: Vec<String>,
 }
 
+impl Status {
+    /// The problems without what names files: that is for the log.
+    pub fn problems_for_all(&self) -> Vec<String> {
+        let problems = self.problems.iter().map(|problem| {
+            let marks = [" is offline: ", " cannot be opened here: "];
+            let what = marks.iter().find_map(|mark| problem.split_once(mark));
+            match what {
+                Some((what, _)) => format!("{what} is offline: its storage failed"),
+                None => problem.clone(),
+            }
+        });
+        problems.collect()
+    }
+}
+
 impl Broker {
     /// How it is.
     pub fn status(&self) -> Status {

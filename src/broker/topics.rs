@@ -147,6 +147,14 @@ pub struct PartitionStatus {
     pub replicas: Vec<ReplicaProgress>,
 }
 
+impl PartitionStatus {
+    /// Records that a node's copy lacks, as the leader says; none if it was not heard of.
+    pub fn lag(&self, node: NodeId) -> Option<u64> {
+        let replica = self.replicas.iter().find(|replica| replica.node == node)?;
+        Some(self.log_end.0.saturating_sub(replica.log_end?.0))
+    }
+}
+
 impl Topic {
     fn describe(&self, partitions: &[PartitionStatus]) -> TopicDescription {
         let mut description = TopicDescription {

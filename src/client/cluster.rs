@@ -3,7 +3,7 @@
 use reqwest::Method;
 
 use super::{Client, ClientError};
-use crate::api::v1::{Cluster, Elect, Reassign};
+use crate::api::v1::{Cluster, ClusterNode, Elect, HeldPartitionList, NodeList, Reassign, Replace};
 use crate::types::{BrokerId, Partition, TopicName};
 
 impl Client {
@@ -13,6 +13,42 @@ impl Client {
     /// Any [`ClientError`].
     pub async fn cluster(&self) -> Result<Cluster, ClientError> {
         self.request(Method::GET, "/v1/cluster").json().await
+    }
+
+    /// The nodes, those that are away too.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn nodes(&self) -> Result<NodeList, ClientError> {
+        self.request(Method::GET, "/v1/nodes").json().await
+    }
+
+    /// A node, its load and its part in the cluster.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn describe_node(&self, node: &BrokerId) -> Result<ClusterNode, ClientError> {
+        let path = format!("/v1/nodes/{node}");
+        self.request(Method::GET, &path).json().await
+    }
+
+    /// The partitions of which a node has a copy: the page after that token.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn held_by(
+        &self,
+        node: &BrokerId,
+        page_token: Option<&str>,
+    ) -> Result<HeldPartitionList, ClientError> {
+        let path = format!("/v1/nodes/{node}/partitions");
+        let call = self.request(Method::GET, &path);
+        let query: Vec<_> = page_token
+            .map(|token| ("page_token", token))
+            .into_iter()
+            .collect();
+        let call = call.with(|request| request.query(&query));
+        call.json().await
     }
 
     /// Makes a node give everything away (`drain`), or keep what it has.
@@ -26,6 +62,23 @@ impl Client {
         };
         let path = format!("/v1/nodes/{node}/drain");
         self.request(method, &path).answer().await.map(drop)
+    }
+
+    /// Gives what a node has to another one, or to whichever nodes placement chooses, and has it
+    /// forgotten once it holds nothing and is not at work.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn replace_node(
+        &self,
+        node: &BrokerId,
+        by: Option<&BrokerId>,
+    ) -> Result<(), ClientError> {
+        let path = format!("/v1/nodes/{node}/replacement");
+        let by = by.map(ToString::to_string);
+        let call = self.request(Method::PUT, &path);
+        let call = call.with(|request| request.json(&Replace { by }));
+        call.answer().await.map(drop)
     }
 
     /// Forgets a node that holds no replicas and is not at work.

@@ -16,6 +16,7 @@ use crate::api::v1::{Health, Node, Problem};
 #[utoipa::path(get, path = "/v1/node", tag = "Node", responses((status = 200, body = Node)))]
 pub(super) async fn get_node(State(app): State<Arc<App>>) -> axum::Json<Node> {
     let status = app.broker.status();
+    let process = app.broker.process();
     let stats = app.broker.stats();
     let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
     axum::Json(Node {
@@ -30,8 +31,8 @@ pub(super) async fn get_node(State(app): State<Arc<App>>) -> axum::Json<Node> {
         appended_bytes: status.appended_bytes,
         disk_free: status.disk_free,
         disk_total: status.disk_total,
-        memory: resident_memory(),
-        cpu_seconds: cpu_seconds(),
+        memory: process.memory,
+        cpu_seconds: process.cpu_seconds,
         records_in: read(&stats.records_in),
         bytes_in: read(&stats.bytes_in),
         records_out: read(&stats.records_out),
@@ -49,13 +50,7 @@ pub(super) async fn get_node(State(app): State<Arc<App>>) -> axum::Json<Node> {
 
 /// What keeps the node from taking records, in words.
 fn problems(app: &App) -> Vec<String> {
-    let mut problems = app.broker.status().problems;
-    // What a storage says names files: that is for the log.
-    for problem in &mut problems {
-        if let Some((what, _)) = problem.split_once(" is offline: ") {
-            *problem = format!("{what} is offline: its storage failed");
-        }
-    }
+    let mut problems = app.broker.status().problems_for_all();
     if app.stop.is_cancelled() {
         problems.insert(0, "the node is shutting down".into());
     }
@@ -140,28 +135,4 @@ pub(super) async fn openapi_document() -> impl IntoResponse {
         [(header::CONTENT_TYPE, "application/json")],
         super::openapi::json(),
     )
-}
-
-/// Resident memory of this process in bytes; 0 where the system does not tell.
-fn resident_memory() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
-}
-
-/// Ticks of `/proc` per second: fixed by Linux for programs, whatever the kernel's own rate.
-const TICKS: f64 = 100.0;
-
-/// CPU time of this process so far; 0 where the system does not tell.
-fn cpu_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // The program's name, in parentheses, may contain anything: fields are counted after it.
-    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
-    let ticks = fields
-        .split_whitespace()
-        .skip(11)
-        .take(2)
-        .filter_map(|field| field.parse::<f64>().ok());
-    ticks.sum::<f64>() / TICKS
 }

@@ -53,9 +53,16 @@ fn routes() -> ApiRouter {
         .on_list(on(Read, On::Topic), routes!(read::read_partition))
         .on(on(Alter, On::Topic), routes!(topics::trim_partition))
         .on(on(Read, On::Topic), routes!(raw::get_record))
-        .on(on(Describe, On::Node), routes!(cluster::get_cluster))
+        .on_list(on(Describe, On::Node), routes!(cluster::get_cluster))
+        .on_list(on(Describe, On::Node), routes!(cluster::list_nodes))
+        .on(on(Describe, On::Node), routes!(cluster::describe_node))
+        .on_list(
+            on(Describe, On::Node),
+            routes!(cluster::list_held_partitions),
+        )
         .on(on(Admin, On::Node), routes!(cluster::drain_node))
         .on(on(Admin, On::Node), routes!(cluster::undrain_node))
+        .on(on(Admin, On::Node), routes!(cluster::replace_node))
         .on(on(Admin, On::Node), routes!(cluster::remove_node))
         .on(on(Admin, On::Topic), routes!(cluster::reassign))
         .on(on(Admin, On::Topic), routes!(cluster::cancel_reassign))

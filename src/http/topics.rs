@@ -8,6 +8,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::App;
+use super::cluster::copy;
 use super::error::ApiError;
 use super::extract::{OptionalJson, Params, PathPartition, Topic};
 use crate::api::v1::{
@@ -194,6 +195,12 @@ fn info(broker: &Broker, partition: PartitionStatus) -> PartitionInfo {
             .map(|replica| name(replica.node))
             .collect(),
         isr: record.isr.iter().map(|node| name(*node)).collect(),
+        copies: record
+            .replicas
+            .iter()
+            .map(|replica| copy(broker, record, replica.node, partition.lag(replica.node)))
+            .collect(),
+        unclean_epochs: record.unclean_epochs.iter().map(|epoch| epoch.0).collect(),
         log_start: partition.log_start.0,
         high_watermark: partition.high_watermark.0,
         log_end: partition.log_end.0,

@@ -115,6 +115,17 @@ pub enum Command {
         /// The node.
         id: NodeId,
     },
+    /// A node shall give everything away and be forgotten (N8): it drains, and its replicas go to
+    /// another node, or, without one, to wherever placement wants them. Whoever leads the metadata
+    /// removes it by [`Command::RemoveNode`] once it holds nothing and is not at work.
+    /// [`Command::UndrainNode`] takes this back.
+    #[serde(rename = "replace_node/1")]
+    ReplaceNode {
+        /// The node that goes.
+        id: NodeId,
+        /// The node that gets what it has.
+        by: Option<NodeId>,
+    },
     /// Forgets a node that holds no replicas and is not at work.
     #[serde(rename = "remove_node/1")]
     RemoveNode {
@@ -352,6 +363,12 @@ pub enum Rejected {
         /// The node.
         id: NodeId,
     },
+    /// A node cannot take its own place.
+    #[error("node {id} cannot be replaced by itself")]
+    ReplacesItself {
+        /// The node.
+        id: NodeId,
+    },
     /// The node holds replicas.
     #[error("node {id} holds {replicas} replicas; drain it, or reassign them")]
     NodeHoldsReplicas {
@@ -440,7 +457,7 @@ impl Rejected {
             | Self::NoReplica { .. }
             | Self::HasLeader { .. }
             | Self::Reassign(_) => Code::Conflict,
-            Self::TooManyReplicas { .. } => Code::InvalidRequest,
+            Self::TooManyReplicas { .. } | Self::ReplacesItself { .. } => Code::InvalidRequest,
         }
     }
 }

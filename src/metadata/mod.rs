@@ -27,4 +27,4 @@ pub use members::{MembershipError, RaftStatus};
 pub use propose::BarrierError;
 pub use raft::{HandleError, NoTransport, RaftRpc, RaftTransport, Unreachable};
 pub use store::{ApplyError, Closed, Store, StoreOptions};
-pub use view::{DeletedTopic, NodeEntry, NodeStatus, TopicEntry, View};
+pub use view::{DeletedTopic, NodeEntry, NodeStatus, Successor, TopicEntry, View};

@@ -76,6 +76,16 @@ impl std::fmt::Display for NodeStatus {
     }
 }
 
+/// Who gets what a node has that is to be forgotten (PROTOCOL N8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Successor {
+    /// Whichever nodes placement chooses.
+    Any,
+    /// This node; where it cannot, the others.
+    Node(NodeId),
+}
+
 /// A node of the cluster, as it registered last.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeEntry {
@@ -94,6 +104,9 @@ pub struct NodeEntry {
     pub status: NodeStatus,
     /// Whether it is meant to give everything away; outlasts its restarts.
     pub draining: bool,
+    /// Who gets what it has, if it is to be forgotten once it holds nothing and is not at work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub successor: Option<Successor>,
     /// Base URL of its public face; empty when it has none.
     pub http: String,
     /// Host and port of its internal plane; empty when it has none.

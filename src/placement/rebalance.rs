@@ -282,7 +282,10 @@ impl<'a> Plan<'a> {
                 let after = target.nodes.iter().filter(shared).count();
                 spread(from) < after
             };
+            // A move ends once all that stay are in sync: with one away it would not.
+            let all_there = target.nodes.iter().all(|id| self.role(*id) != Role::Away);
             target.movable
+                && all_there
                 && (self.left != 0 || target.changed())
                 && !target.nodes.contains(&to)
                 && !loses_rack

@@ -232,6 +232,19 @@ proptest! {
 }
 
 #[test]
+fn copies_are_not_evened_out_where_one_is_away_for_that_would_not_end() {
+    let loads = loads(&[0, 0, 0, 0]);
+    let mut nodes = open(&loads);
+    nodes[0].role = Role::Away;
+    let with_it: Vec<_> = (0..4)
+        .map(|_| record(&[NodeId(1), NodeId(2), NodeId(3)]))
+        .collect();
+    assert_eq!(rebalance(&nodes, &placed(&with_it, 3), 9), vec![]);
+    let without: Vec<_> = (0..4).map(|_| record(&[NodeId(2), NodeId(3)])).collect();
+    assert_ne!(rebalance(&nodes, &placed(&without, 2), 9), vec![]);
+}
+
+#[test]
 fn what_may_come_back_or_is_under_way_is_left_alone() {
     let loads = loads(&[0, 0, 0]);
     let mut nodes = open(&loads);

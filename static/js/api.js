@@ -98,3 +98,47 @@ export async function produce(name, fields) {
   const record = Object.entries(fields).map(([member, raw]) => `${JSON.stringify(member)}:${raw}`).join(",");
   return (await json("POST", `${topicPath(name)}/records`, { body: `{"records":[{${record}}]}` })).body;
 }
+
+const nodePath = (node) => `/v1/nodes/${encodeURIComponent(node)}`;
+
+/** The cluster: its nodes, what is moved, and what is wrong. */
+export async function cluster(signal) {
+  return (await json("GET", "/v1/cluster", { signal })).body;
+}
+
+/** A page of the partitions of which a node has a copy. */
+export async function heldBy(node, { limit, page_token, signal }) {
+  return (await json("GET", `${nodePath(node)}/partitions`, { query: { limit, page_token }, signal })).body;
+}
+
+/** Makes a node give everything away, or keep what it has. */
+export async function drain(node, wanted) {
+  await json(wanted ? "POST" : "DELETE", `${nodePath(node)}/drain`);
+}
+
+/** Gives what a node has to another one (`null`: to whichever), and has it forgotten. */
+export async function replaceNode(node, by) {
+  await request("PUT", `${nodePath(node)}/replacement`, { body: JSON.stringify(by === null ? {} : { by }) });
+}
+
+/** Forgets a node that holds nothing and is not at work. */
+export async function removeNode(node) {
+  await json("DELETE", nodePath(node));
+}
+
+const partitionPath = (topic, partition) => `${topicPath(topic)}/partitions/${partition}`;
+
+/** Moves a partition's copies to these nodes, the first of them preferred as leader. */
+export async function reassign(topic, partition, nodes) {
+  await request("PUT", `${partitionPath(topic, partition)}/replicas`, { body: JSON.stringify({ nodes }) });
+}
+
+/** Takes back a move. */
+export async function cancelReassign(topic, partition) {
+  await json("DELETE", `${partitionPath(topic, partition)}/replicas`);
+}
+
+/** Makes a node lead a partition; `unclean`: although it may lack acknowledged records. */
+export async function elect(topic, partition, node, unclean) {
+  await json("PUT", `${partitionPath(topic, partition)}/leader`, { body: JSON.stringify({ node, unclean }) });
+}

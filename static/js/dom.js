@@ -46,6 +46,12 @@ const ICONS = {
   refresh: "M20 11a8 8 0 1 0-2.3 6M20 5v6h-6",
   clear: "M4 7h16M7 12h10M10 17h4",
   down: "M12 5v14M6 13l6 6 6-6",
+  move: "M4 8h14M14 4l4 4-4 4M20 16H6M10 12l-4 4 4 4",
+  crown: "M4 18h16M4 18 3 8l5 4 4-7 4 7 5-4-1 10",
+  leave: "M10 4H5v16h5M14 8l4 4-4 4M18 12H9",
+  alert: "M12 4 2.5 20h19zM12 10v4M12 17v.5",
+  info: "M12 3a9 9 0 1 0 0 18 9 9 0 0 0 0-18M12 11v5M12 7.5v.5",
+  check: "M5 12.5l4.5 4.5L19 7.5",
 };
 
 /** A small line drawing that says nothing to screen readers: label its button. */
@@ -67,6 +73,19 @@ export function iconButton(label, drawing, props = {}) {
 /** Sets text without touching the node when nothing changed, so that selections survive. */
 export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
+}
+
+/** A figure for the top of a page: a label, its value, and a word about it. */
+export function tile(label) {
+  const value = h("dd", { class: "tile-value" }, "–");
+  const note = h("dd", { class: "tile-note" });
+  return {
+    element: h("div", { class: "tile" }, h("dt", {}, label), value, note),
+    set(text, more = "") {
+      setText(value, text);
+      setText(note, more);
+    },
+  };
 }
 
 let labels = 0;
@@ -114,8 +133,9 @@ export function curlHint(topic) {
 }
 
 /**
- * A table that is updated in place. Columns: `label`, `align`, and either `text(row)`, read on each
- * update, or `node(row)`, built once per row so that focus inside it survives.
+ * A table that is updated in place. Columns: `label`, `align`, and `text(row)`, read on each update,
+ * or `node(row)`, built once per row so that focus inside it survives; `paint(cell, row)` is called
+ * on each update.
  */
 export function table(caption, columns, key) {
   const body = h("tbody", { role: "rowgroup" });
@@ -140,6 +160,7 @@ export function table(caption, columns, key) {
       }
       columns.forEach((column, at) => {
         if (column.text) setText(entry.cells[at], column.text(row));
+        column.paint?.(entry.cells[at], row);
       });
       if (body.children[index] !== entry.line) body.insertBefore(entry.line, body.children[index] ?? null);
     });

@@ -1,7 +1,9 @@
 // Which page is shown, the theme, and how the node is.
 
+import { cluster } from "./cluster.js";
 import { h, iconButton, icon, notice, setText } from "./dom.js";
 import * as monitor from "./monitor.js";
+import { node } from "./node.js";
 import { overview } from "./overview.js";
 import { topics } from "./topics.js";
 import { topic } from "./topic.js";
@@ -29,6 +31,10 @@ function route() {
   if (page === "topics" && name === undefined) return { title: "Topics", page: "topics", show: topics };
   if (page === "topics" && names.length <= 3) {
     return { title: name, page: "topics", show: (root, signal) => topic(root, signal, name, tab ?? "messages") };
+  }
+  if (page === "cluster" && name === undefined) return { title: "Cluster", page: "cluster", show: cluster };
+  if (page === "cluster" && name === "nodes" && names.length === 3) {
+    return { title: `Node ${tab}`, page: "cluster", show: (root, signal) => node(root, signal, tab) };
   }
   return { title: "Not found", page: null, show: notFound };
 }

@@ -1,45 +1,12 @@
 // The node at a glance: health, live throughput, and what the disk and the memory are used for.
 
+import * as api from "./api.js";
 import { chart } from "./chart.js";
-import { curlHint, h, notice, setText } from "./dom.js";
+import { curlHint, h, notice, poll, setText, tile } from "./dom.js";
+import { findingsList } from "./findings.js";
 import { bytes, compact, count, percent, plural, span, time } from "./format.js";
+import { meter } from "./meter.js";
 import { watch } from "./monitor.js";
-
-function tile(label) {
-  const value = h("dd", { class: "tile-value" }, "–");
-  const note = h("dd", { class: "tile-note" });
-  return {
-    element: h("div", { class: "tile" }, h("dt", {}, label), value, note),
-    set(text, more = "") {
-      setText(value, text);
-      setText(note, more);
-    },
-  };
-}
-
-/** A bar of parts of a whole, with a line of text for each part. */
-function meter(title, parts) {
-  const bar = h("div", { class: "meter-bar", "aria-hidden": "true" });
-  const headline = h("p", { class: "meter-headline" });
-  const list = h("dl", { class: "meter-list" });
-  const rows = parts.map((name, n) => {
-    const piece = h("span", { class: `meter-piece part-${n}` });
-    const value = h("dd", {});
-    bar.append(piece);
-    list.append(h("div", {}, h("dt", {}, h("span", { class: `swatch part-${n}` }), name), value));
-    return { piece, value };
-  });
-  return {
-    element: h("section", { class: "card" }, h("h2", {}, title), headline, bar, list),
-    set(head, values, all) {
-      setText(headline, head);
-      rows.forEach(({ piece, value }, n) => {
-        piece.style.setProperty("flex-basis", `${all === 0 ? 0 : (100 * values[n]) / all}%`);
-        setText(value, bytes(values[n]));
-      });
-    },
-  };
-}
 
 const exactOrCompact = (n) => (n < 1e6 ? count(n) : compact(n));
 const rate = (value) => `${compact(value)}/s`;
@@ -47,6 +14,7 @@ const rate = (value) => `${compact(value)}/s`;
 /** Fills the overview page. */
 export function overview(root, signal) {
   const subtitle = h("p", { class: "subtitle" }, "Waiting for the node");
+  const health = findingsList({ quiet: true });
   const state = tile("State");
   const topics = tile("Topics");
   const written = tile("Records written");
@@ -89,7 +57,7 @@ export function overview(root, signal) {
 
   root.append(
     h("div", { class: "page-head" }, h("div", {}, h("h1", { tabindex: "-1" }, "Overview"), subtitle)),
-    welcome,
+    health.element, welcome,
     h("dl", { class: "tiles" }, [state, topics, written, read, memory, connections].map((t) => t.element)),
     h("div", { class: "grid-2" }, charts.map((c) => c.element)),
     h("div", { class: "grid-3" }, disk.element, saving.element, about));
@@ -129,6 +97,14 @@ export function overview(root, signal) {
     if (shownStart !== key) {
       shownStart = key;
       setFacts(node);
+    }
+  });
+
+  poll(signal, 5000, async () => {
+    try {
+      health.update((await api.cluster(signal)).findings);
+    } catch {
+      // That the node does not answer is shown above.
     }
   });
 }

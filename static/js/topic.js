@@ -3,8 +3,9 @@
 import * as api from "./api.js";
 import { messages } from "./messages.js";
 import { formDialog } from "./dialog.js";
-import { button, h, notice, poll, setText, table, toast } from "./dom.js";
+import { button, h, iconButton, notice, poll, setText, table, toast } from "./dom.js";
 import { bytes, compact, count, percent, plural, time } from "./format.js";
+import { copiesOf, leaderDialog, reassignDialog } from "./placement.js";
 import { settingsForm, settingsList } from "./settings.js";
 import { createDialog, deleteDialog, topicHref } from "./topics.js";
 
@@ -13,19 +14,27 @@ const ROWS = 100;
 
 const sum = (list, of) => list.reduce((total, one) => total + of(one), 0);
 
-function partitionsTab(root) {
+/** The list of partitions; `nodes()` are those of the cluster, where there are several to choose from. */
+function partitionsTab(root, topic, nodes, reload) {
+  const current = (row) => known.find((p) => p.partition === row.partition) ?? row;
+  const action = (label, icon, dialog) => (row) => iconButton(`${label} of ${topic}/${row.partition}`, icon, {
+    onclick: () => dialog(topic, current(row), nodes(), reload),
+  });
+  const leader = action("Leader", "crown", leaderDialog);
+  const move = action("Copies", "move", reassignDialog);
   const list = table("Partitions", [
     { label: "Partition", align: "main", text: (p) => String(p.partition) },
     { label: "State", text: (p) => p.state },
     { label: "Leader", text: (p) => p.leader ?? "none" },
     { label: "Epoch", align: "end", text: (p) => count(p.leader_epoch) },
-    { label: "In sync", text: (p) => `${p.isr.length} of ${p.replicas.length}: ${p.isr.join(", ")}` },
+    { label: "Copies", align: "wrap", text: copiesOf },
     { label: "Log start", align: "end", text: (p) => count(p.log_start) },
     { label: "High watermark", align: "end", text: (p) => count(p.high_watermark) },
     { label: "End", align: "end", text: (p) => count(p.log_end) },
     { label: "Segments", align: "end", text: (p) => count(p.segments) },
     { label: "Size", align: "end", text: (p) => bytes(p.bytes) },
     { label: "Saved", align: "end", text: (p) => percent(Math.max(0, p.appended_bytes - p.bytes), p.appended_bytes) },
+    ...(1 < nodes().length ? [{ label: "Change", align: "end", node: (row) => h("span", { class: "row tight nowrap" }, leader(row), move(row)) }] : []),
   ], (p) => p.partition);
   const where = h("span", { class: "hint" });
   const pager = h("div", { class: "row center", hidden: true });
@@ -85,8 +94,10 @@ export async function topic(root, signal, name, tab) {
 
   let found;
   let partitions;
+  let nodes = [];
   try {
-    [found, partitions] = await Promise.all([api.topic(name, signal), api.partitions(name, signal)]);
+    [found, partitions, { nodes }] = await Promise.all([api.topic(name, signal), api.partitions(name, signal),
+      tab === "partitions" ? api.cluster(signal) : { nodes }]);
   } catch (error) {
     if (signal.aborted) return;
     const missing = error.code === "topic_not_found";
@@ -112,7 +123,7 @@ export async function topic(root, signal, name, tab) {
 
   let updateTab = () => {};
   if (tab === "messages") messages(panel, signal, found, () => partitions);
-  else if (tab === "partitions") updateTab = partitionsTab(panel);
+  else if (tab === "partitions") updateTab = partitionsTab(panel, name, () => nodes, refresh);
   else if (tab === "settings") {
     settingsTab(panel, found, () => {
       if (signal.aborted) return;
@@ -139,6 +150,15 @@ export async function topic(root, signal, name, tab) {
     } else errors.replaceChildren();
     updateTab(partitions);
   }
+  async function refresh() {
+    try {
+      [partitions, { nodes }] = await Promise.all([api.partitions(name, signal), tab === "partitions" ? api.cluster(signal) : { nodes }]);
+      paint();
+    } catch (error) {
+      if (signal.aborted) return;
+      errors.replaceChildren(notice("error", error.code === "topic_not_found" ? "The topic has been deleted" : "The partitions could not be read", error.message));
+    }
+  }
   paint();
   const stop = new AbortController();
   signal.addEventListener("abort", () => stop.abort());
@@ -147,12 +167,6 @@ export async function topic(root, signal, name, tab) {
       stop.abort();
       return;
     }
-    try {
-      partitions = await api.partitions(name, signal);
-      paint();
-    } catch (error) {
-      if (signal.aborted) return;
-      errors.replaceChildren(notice("error", error.code === "topic_not_found" ? "The topic has been deleted" : "The partitions could not be read", error.message));
-    }
+    await refresh();
   });
 }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::CopyInfo;
 use crate::types::{Compression, Durability, TimestampType, TopicName, TopicSettings};
 
 pub use crate::types::TopicPatch;
@@ -105,6 +106,11 @@ pub struct PartitionInfo {
     pub replicas: Vec<String>,
     /// Those of them that hold everything acknowledged.
     pub isr: Vec<String>,
+    /// How far each copy is, the preferred leader's first.
+    pub copies: Vec<CopyInfo>,
+    /// Reigns that began with a possible loss of records, by an unclean election.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unclean_epochs: Vec<u32>,
     /// First offset that can be read.
     pub log_start: u64,
     /// Offset after the last record that readers can see.

@@ -1,8 +1,10 @@
 //! Moves replicas and leaderships to where placement wants them, a few at a time.
 
-use crate::metadata::{Command, NodeStatus, View};
+use std::collections::BTreeMap;
+
+use crate::metadata::{Command, NodeStatus, Successor, View};
 use crate::placement::{self, Node, Placed, Role};
-use crate::types::{Partition, TopicId};
+use crate::types::{NodeId, Partition, TopicId};
 
 use super::detector::Millis;
 
@@ -80,7 +82,15 @@ fn moves(view: &View, nodes: &[Node]) -> Vec<Command> {
             min_insync: entry.settings.min_insync_replicas,
         });
     }
+    let unstuck = unstick(view, &placed);
+    if !unstuck.is_empty() {
+        return unstuck;
+    }
     let limit = MOVES.saturating_sub(moving);
+    let replaced = replacements(view, &placed, limit);
+    if !replaced.is_empty() {
+        return replaced;
+    }
     let moves = placement::rebalance(nodes, &placed, limit);
     let commands = moves.into_iter().filter_map(|planned| {
         let (topic, partition) = planned.key;
@@ -92,6 +102,80 @@ fn moves(view: &View, nodes: &[Node]) -> Vec<Command> {
         })
     });
     commands.collect()
+}
+
+/// Moves that cannot end, because a copy that stays is on a node that is gone and is to leave: it
+/// goes as well, and one that was to go stays in its place.
+fn unstick(view: &View, placed: &[Placed<'_, Key>]) -> Vec<Command> {
+    let gone = |id: NodeId| {
+        let node = view.node(id);
+        node.is_none_or(|node| node.draining && !node.status.is_live())
+    };
+    let commands = placed.iter().filter_map(|placed| {
+        let record = placed.record;
+        if record.adding.is_empty() && record.removing.is_empty() {
+            return None;
+        }
+        let nodes = record.replicas.iter().map(|replica| replica.node);
+        let (staying, going): (Vec<_>, Vec<_>) =
+            nodes.partition(|id| !record.removing.contains(id));
+        let mut replicas: Vec<NodeId> = staying.iter().copied().filter(|id| !gone(*id)).collect();
+        let lost = staying.len() - replicas.len();
+        if lost == 0 {
+            return None;
+        }
+        replicas.extend(going.into_iter().filter(|id| !gone(*id)).take(lost));
+        let (topic, partition) = placed.key;
+        (!replicas.is_empty()).then_some(Command::Reassign {
+            topic,
+            partition,
+            replicas,
+            partition_epoch: record.partition_epoch,
+        })
+    });
+    commands.collect()
+}
+
+/// What a node has that is replaced goes to its successor (N8), as far as that is at work and has
+/// no copy yet. The rest is left to placement.
+fn replacements(view: &View, placed: &[Placed<'_, Key>], limit: usize) -> Vec<Command> {
+    let heirs: BTreeMap<NodeId, NodeId> = view
+        .nodes()
+        .filter_map(|node| match node.successor? {
+            Successor::Node(heir) => Some((node.id, heir)),
+            Successor::Any => None,
+        })
+        .filter(|(_, heir)| {
+            let heir = view.node(*heir);
+            heir.is_some_and(|heir| heir.status == NodeStatus::Active && !heir.draining)
+        })
+        .collect();
+    if heirs.is_empty() {
+        return Vec::new();
+    }
+    let commands = placed.iter().filter_map(|placed| {
+        let record = placed.record;
+        if !record.adding.is_empty() || !record.removing.is_empty() {
+            return None;
+        }
+        let mut replicas: Vec<NodeId> = record.replicas.iter().map(|r| r.node).collect();
+        let (at, heir) = replicas
+            .iter()
+            .enumerate()
+            .find_map(|(at, node)| Some((at, *heirs.get(node)?)))?;
+        if replicas.contains(&heir) {
+            return None;
+        }
+        replicas[at] = heir;
+        let (topic, partition) = placed.key;
+        Some(Command::Reassign {
+            topic,
+            partition,
+            replicas,
+            partition_epoch: record.partition_epoch,
+        })
+    });
+    commands.take(limit).collect()
 }
 
 fn transfers(view: &View, nodes: &[Node]) -> Vec<Command> {

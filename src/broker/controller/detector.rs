@@ -113,6 +113,14 @@ impl Detector {
         }
     }
 
+    /// For how long each node has given no sign of life: at most since this controller's reign began.
+    pub(super) fn silences(&self, now: Millis) -> BTreeMap<NodeId, Millis> {
+        let nodes = self.nodes.iter();
+        nodes
+            .map(|(node, watched)| (*node, now.saturating_sub(watched.heard)))
+            .collect()
+    }
+
     /// Something suggests that the node is gone: its connection broke, or gossip misses it.
     pub(super) fn suspect(&mut self, node: NodeId, incarnation: Incarnation, now: Millis) {
         let watched = self.watch(node, incarnation, now);
@@ -378,6 +386,14 @@ mod tests {
             [Act::Activate(NODE, FIRST)],
             "one that goes on reporting was fenced by mistake"
         );
+    }
+
+    #[test]
+    fn silence_is_counted_from_the_last_sign_of_life() {
+        let mut detector = watching();
+        assert_eq!(detector.silences(1_250), [(NODE, 250)].into());
+        detector.heard(NODE, FIRST, 1_300);
+        assert_eq!(detector.silences(1_250), [(NODE, 0)].into());
     }
 
     #[test]

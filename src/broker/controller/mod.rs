@@ -6,6 +6,7 @@
 mod balance;
 mod connectivity;
 mod detector;
+mod forget;
 pub(super) mod succession;
 mod voters;
 
@@ -14,7 +15,7 @@ use std::sync::Weak;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::lifecycle::Inner;
@@ -28,12 +29,15 @@ use crate::types::{Incarnation, NodeId};
 use balance::Balance;
 use connectivity::{Connectivity, Report};
 use detector::{Act, Detector, Known, Patience, Probed};
+use forget::Forgetting;
 
 /// What the controller is told.
 #[derive(Debug)]
 pub(super) enum News {
     Heard(NodeId, Incarnation, Report),
     Probed(NodeId, Probed),
+    /// Somebody wants to know for how many milliseconds each node has been silent.
+    Silences(oneshot::Sender<BTreeMap<NodeId, u64>>),
 }
 
 /// How often the controller looks.
@@ -152,6 +156,11 @@ pub(super) async fn run(broker: Weak<Inner>, mut news: mpsc::Receiver<News>) {
                 continue;
             }
             Some(News::Probed(node, found)) => reign.detector.probed(node, found),
+            Some(News::Silences(reply)) => {
+                // Who asked may have gone.
+                let _ = reply.send(reign.detector.silences(now));
+                continue;
+            }
             None => {}
         }
         let view = inner.store.view().borrow().clone();
@@ -239,8 +248,6 @@ struct Reign {
     detector: Detector,
     connectivity: Connectivity,
     relieved_at: u64,
-    /// Learners that are no nodes, and since when: one that joins is one for a moment.
-    strangers: BTreeMap<NodeId, u64>,
     balance: Balance,
     /// Connections whose loss was counted already.
     lost: BTreeMap<NodeId, bool>,
@@ -249,14 +256,13 @@ struct Reign {
     /// One change of the voters at a time.
     voting: std::sync::Arc<tokio::sync::Semaphore>,
     voters_at: u64,
+    forgetting: Forgetting,
 }
 
 /// How often the voters are looked at, in milliseconds.
 const VOTERS: u64 = 500;
 /// How often leaders that cannot do their work are looked for, in milliseconds.
 const RELIEVE: u64 = 250;
-/// How long a learner may be no node of the cluster, in milliseconds: it is about to register.
-const JOINING: u64 = 120_000;
 /// Commands of the controller that may be on their way at once.
 const PROPOSALS: usize = 64;
 
@@ -266,12 +272,12 @@ impl Reign {
             detector: Detector::new(Patience::default()),
             connectivity: Connectivity::default(),
             relieved_at: 0,
-            strangers: BTreeMap::new(),
             balance: Balance::default(),
             lost: BTreeMap::new(),
             proposals: std::sync::Arc::new(tokio::sync::Semaphore::new(PROPOSALS)),
             voting: std::sync::Arc::new(tokio::sync::Semaphore::new(1)),
             voters_at: 0,
+            forgetting: Forgetting::default(),
         }
     }
 
@@ -381,32 +387,26 @@ impl Reign {
         };
         self.voters_at = now;
         let status = inner.store.status();
-        let gone = |id: &NodeId| view.node(*id).is_none();
-        self.strangers.retain(|id, _| gone(id));
-        for id in status.learners.iter().copied().filter(gone) {
-            self.strangers.entry(id).or_insert(now);
-        }
-        let left = |(id, since): (&NodeId, &u64)| {
-            (JOINING <= now.saturating_sub(*since) && status.learners.contains(id)).then_some(*id)
-        };
+        let store = inner.store.clone();
         let change = match status.is_changing {
             // A change whose driver went away half way: nothing else can begin before it ends.
             true => Some(voters::Change::Finish),
-            false => voters::change(view, &status.voters, inner.node).or_else(|| {
-                self.strangers
-                    .iter()
-                    .find_map(left)
-                    .map(voters::Change::Forget)
-            }),
+            false => voters::change(view, &status.voters, inner.node),
         };
-        let Some(change) = change else { return };
-        let store = inner.store.clone();
+        let Some(change) = change else {
+            if let Some(forget) = self.forgetting.next(view, &status, now) {
+                tasks.spawn("forget-node", async move {
+                    let _turn = turn;
+                    forget.carry_out(&store).await;
+                });
+            }
+            return;
+        };
         tasks.spawn("voters", async move {
             let _turn = turn;
             let changed = match change {
                 voters::Change::Promote(node) => store.promote(node).await,
                 voters::Change::Demote(node) => store.demote(node).await,
-                voters::Change::Forget(node) => store.remove_learner(node).await,
                 voters::Change::Finish => store.finish_change().await,
             };
             match changed {

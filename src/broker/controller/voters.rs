@@ -13,8 +13,6 @@ pub(super) enum Change {
     Promote(NodeId),
     /// A node that votes shall only follow.
     Demote(NodeId),
-    /// One that follows and is no node of the cluster any more shall be left out.
-    Forget(NodeId),
     /// A change that was begun shall be ended.
     Finish,
 }

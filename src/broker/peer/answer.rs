@@ -11,7 +11,7 @@ use super::frames::{body, frame};
 use super::watch::tell;
 use super::wire::{
     Append, Ask, Bounds, Describe, Fetch, FetchedAt, Greet, Heartbeat, Join, NotLeader,
-    PartitionKey, RAFT, REPLICATE, Resolve, Trim, TrimError, WATCH, Watch,
+    PartitionKey, Progress, RAFT, REPLICATE, Report, Resolve, Trim, TrimError, WATCH, Watch,
 };
 use crate::broker::lifecycle::Inner;
 use crate::broker::topics::Topic;
@@ -80,6 +80,13 @@ async fn dispatch(broker: &Broker, request: Request<Incoming>) -> Result<Respons
         Join::PATH => on(bytes, |ask, _| async move { bare(broker.admit(ask).await) }).await,
         Greet::PATH => on(bytes, |_: Greet, _| async move { bare(()) }).await,
         Heartbeat::PATH => on(bytes, |ask, _| async move { bare(broker.heard(&ask)) }).await,
+        Report::PATH => on(bytes, |_: Report, _| async { bare(broker.report().await) }).await,
+        Progress::PATH => {
+            on(bytes, |ask: Progress, _| async move {
+                bare(broker.copied(&ask.keys).await)
+            })
+            .await
+        }
         _ => return Ok(refuse(StatusCode::NOT_FOUND, "no such route")),
     };
     Ok(Response::new(full(answered?)))

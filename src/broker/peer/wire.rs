@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::broker::{FetchError, From, PartitionStatus};
+use crate::broker::{FetchError, From, NodeReport, PartitionProgress, PartitionStatus};
 use crate::cluster::Lane;
 use crate::metadata::NodeEntry;
 use crate::partition::{AppendError, Appended, MaintainError};
@@ -205,6 +205,22 @@ ask!(Heartbeat, "/cluster/heartbeat", Control, HeartbeatAnswer);
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(in crate::broker) struct Greet {}
 ask!(Greet, "/cluster/greet", Control, ());
+/// How the node is.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(in crate::broker) struct Report {}
+ask!(Report, "/node/report", Control, NodeReport);
+
+/// How far the copies are of those of these partitions that the node leads.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(in crate::broker) struct Progress {
+    pub(in crate::broker) keys: Vec<PartitionKey>,
+}
+ask!(
+    Progress,
+    "/partition/progress",
+    Control,
+    Vec<(PartitionKey, PartitionProgress)>
+);
 
 /// A raft message, as it is (PROTOCOL 2.3): the last part of the path says which.
 pub(in crate::broker) const RAFT: &str = "/raft/";

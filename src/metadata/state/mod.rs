@@ -111,6 +111,7 @@ impl State {
             Command::FenceNode { id, incarnation } => self.fence_node(*id, *incarnation, changes),
             Command::DrainNode { id } => self.drain_node(*id, changes),
             Command::UndrainNode { id } => self.undrain_node(*id, changes),
+            Command::ReplaceNode { id, by } => self.replace_node(*id, *by, changes),
             Command::RemoveNode { id } => self.remove_node(*id, changes),
             Command::AlterPartition {
                 topic,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Change, State};
 use crate::metadata::command::{Applied, Registration, Rejected};
-use crate::metadata::view::{NodeEntry, NodeStatus};
+use crate::metadata::view::{NodeEntry, NodeStatus, Successor};
 use crate::types::{Incarnation, NodeId, limits};
 
 impl State {
@@ -52,7 +52,8 @@ impl State {
             process: asked.process,
             incarnation: Incarnation(self.number()),
             status: NodeStatus::Registered,
-            draining: known.is_some_and(|known| known.draining),
+            draining: known.as_ref().is_some_and(|known| known.draining),
+            successor: known.and_then(|known| known.successor),
             http: asked.http.clone(),
             peer: asked.peer.clone(),
             rack: asked.rack.clone(),
@@ -91,7 +92,7 @@ impl State {
         } else {
             NodeStatus::Active
         };
-        let node = self.set_status(&node, status, node.draining, changes);
+        let node = self.set_status(&node, status, changes);
         self.unfence_partitions(id, changes);
         Ok(Applied::NodeChanged(node))
     }
@@ -106,7 +107,7 @@ impl State {
         if node.status == NodeStatus::Fenced {
             return Ok(Applied::NodeChanged(node));
         }
-        let node = self.set_status(&node, NodeStatus::Fenced, node.draining, changes);
+        let node = self.set_status(&node, NodeStatus::Fenced, changes);
         self.fence_partitions(id, changes);
         Ok(Applied::NodeChanged(node))
     }
@@ -117,13 +118,50 @@ impl State {
         changes: &mut Vec<Change>,
     ) -> Result<Applied, Rejected> {
         let node = self.known(id)?;
-        let status = match node.status {
-            NodeStatus::Active => NodeStatus::Draining,
-            status => status,
+        let successor = node.successor;
+        Ok(self.drain(&node, successor, changes))
+    }
+
+    /// N8.
+    pub(super) fn replace_node(
+        &mut self,
+        id: NodeId,
+        by: Option<NodeId>,
+        changes: &mut Vec<Change>,
+    ) -> Result<Applied, Rejected> {
+        let node = self.known(id)?;
+        let successor = match by {
+            None => Successor::Any,
+            Some(by) if by == id => return Err(Rejected::ReplacesItself { id }),
+            Some(by) => {
+                let status = self.known(by)?.status;
+                if status != NodeStatus::Active {
+                    return Err(Rejected::NodeNotActive { id: by, status });
+                }
+                Successor::Node(by)
+            }
         };
-        let node = self.set_status(&node, status, true, changes);
-        self.hand_over(id, changes);
-        Ok(Applied::NodeChanged(node))
+        Ok(self.drain(&node, Some(successor), changes))
+    }
+
+    fn drain(
+        &mut self,
+        node: &Arc<NodeEntry>,
+        successor: Option<Successor>,
+        changes: &mut Vec<Change>,
+    ) -> Applied {
+        let drained = NodeEntry {
+            status: match node.status {
+                NodeStatus::Active => NodeStatus::Draining,
+                status => status,
+            },
+            draining: true,
+            successor,
+            ..NodeEntry::clone(node)
+        };
+        let node = self.alter_node(node, drained, changes);
+        self.hand_over(node.id, changes);
+        Applied::NodeChanged(node)
     }
 
     pub(super) fn undrain_node(
@@ -132,11 +170,16 @@ impl State {
         changes: &mut Vec<Change>,
     ) -> Result<Applied, Rejected> {
         let node = self.known(id)?;
-        let status = match node.status {
-            NodeStatus::Draining => NodeStatus::Active,
-            status => status,
+        let undrained = NodeEntry {
+            status: match node.status {
+                NodeStatus::Draining => NodeStatus::Active,
+                status => status,
+            },
+            draining: false,
+            successor: None,
+            ..NodeEntry::clone(&node)
         };
-        let node = self.set_status(&node, status, false, changes);
+        let node = self.alter_node(&node, undrained, changes);
         Ok(Applied::NodeChanged(node))
     }
 
@@ -187,17 +230,25 @@ impl State {
         &mut self,
         node: &Arc<NodeEntry>,
         status: NodeStatus,
-        draining: bool,
         changes: &mut Vec<Change>,
     ) -> Arc<NodeEntry> {
-        if (node.status, node.draining) == (status, draining) {
+        let altered = NodeEntry {
+            status,
+            ..NodeEntry::clone(node)
+        };
+        self.alter_node(node, altered, changes)
+    }
+
+    fn alter_node(
+        &mut self,
+        node: &Arc<NodeEntry>,
+        altered: NodeEntry,
+        changes: &mut Vec<Change>,
+    ) -> Arc<NodeEntry> {
+        if **node == altered {
             return node.clone();
         }
-        let node = Arc::new(NodeEntry {
-            status,
-            draining,
-            ..NodeEntry::clone(node)
-        });
+        let node = Arc::new(altered);
         self.put_node(node.clone(), changes);
         node
     }

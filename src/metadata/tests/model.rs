@@ -54,6 +54,10 @@ fn command(state: &State, step: usize, (kind, x, y): Dice) -> Command {
         },
         (6, _) => Command::DrainNode { id: node },
         (7, _) => Command::UndrainNode { id: node },
+        (8, _) if y % 2 == 0 => Command::ReplaceNode {
+            id: node,
+            by: (y % 3 != 0).then_some(NodeId(u32::from(y) % NODES + 1)),
+        },
         (8, _) => Command::RemoveNode { id: node },
         (9..=10, _) => Command::CreateTopic {
             name: topic,

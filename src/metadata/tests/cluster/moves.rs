@@ -96,6 +96,47 @@ fn a_node_is_removed_once_it_is_stopped_and_holds_nothing() {
 }
 
 #[test]
+fn a_replaced_node_drains_for_its_successor_until_that_is_taken_back() {
+    let mut cluster = Cluster::of(3);
+    let replace = |id: u32, by: Option<u32>| Command::ReplaceNode {
+        id: NodeId(id),
+        by: by.map(NodeId),
+    };
+    assert_eq!(
+        cluster.apply(&replace(2, Some(2))),
+        Err(Rejected::ReplacesItself { id: NodeId(2) })
+    );
+    assert_eq!(
+        cluster.apply(&replace(2, Some(9))),
+        Err(Rejected::NodeNotFound { id: NodeId(9) })
+    );
+    cluster.fence(3);
+    assert_eq!(
+        cluster.apply(&replace(2, Some(3))),
+        Err(Rejected::NodeNotActive {
+            id: NodeId(3),
+            status: NodeStatus::Fenced
+        })
+    );
+    let leaving = |cluster: &Cluster, n: u32| {
+        let node = cluster.state.view.node(NodeId(n)).unwrap();
+        (node.status, node.draining, node.successor)
+    };
+    cluster.done(replace(3, Some(1)));
+    let to_one = Some(Successor::Node(NodeId(1)));
+    assert_eq!(leaving(&cluster, 3), (NodeStatus::Fenced, true, to_one));
+    // What it shall do outlasts its restarts, and further words that it shall leave.
+    cluster.start(3, 30);
+    cluster.done(Command::DrainNode { id: NodeId(3) });
+    assert_eq!(leaving(&cluster, 3), (NodeStatus::Draining, true, to_one));
+    cluster.done(Command::UndrainNode { id: NodeId(3) });
+    assert_eq!(leaving(&cluster, 3), (NodeStatus::Active, false, None));
+    cluster.done(replace(2, None));
+    let anyone = Some(Successor::Any);
+    assert_eq!(leaving(&cluster, 2), (NodeStatus::Draining, true, anyone));
+}
+
+#[test]
 fn a_deleted_topic_is_forgotten_when_every_holder_has_reported() {
     let mut cluster = Cluster::of(3);
     cluster.topic(1, 2, 1);
