@@ -14,6 +14,7 @@ mod membership;
 mod peer;
 mod positions;
 mod produce;
+mod producers;
 mod reach;
 mod reconcile;
 mod replicate;
@@ -31,7 +32,8 @@ pub use error::{FetchError, OpenError, ProduceError, TopicError, UnknownPartitio
 pub use fetch::{Fetched, From};
 pub use lifecycle::{ClusterOptions, Options};
 pub use positions::ConsumeError;
-pub use produce::Placed;
+pub use produce::{Placed, Produced};
+pub use producers::{Once, Produce};
 pub use route::RouteError;
 pub use status::Status;
 pub use topics::{PartitionStatus, TopicDescription};

@@ -197,7 +197,7 @@ async fn a_small_body_of_batches_that_unpack_to_much_is_refused_before_they_are_
     let bomb = bomb.build(Codec::Zstd, Producer::default()).unwrap();
     assert!(bomb.bytes().len() < 8 * 1024);
     let refused = broker
-        .produce_batches(&topic("t"), None, vec![bomb; 5], Acks::All, None)
+        .produce_batches(&topic("t"), None, vec![bomb; 5], &Produce::default())
         .await;
     assert_eq!(refused.unwrap_err().code(), Code::TooLarge);
     assert_eq!(

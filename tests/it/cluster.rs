@@ -11,15 +11,15 @@ use pilgrimage::types::{Outcome, Partition, TopicName, TopicPatch};
 use crate::crash::{History, PARTITIONS, PRODUCERS, Sent, broken_promises, read_all};
 use crate::support::{Node, command, wait_until};
 
-const NAMES: [&str; 3] = ["one", "two", "three"];
+pub(crate) const NAMES: [&str; 3] = ["one", "two", "three"];
 
-struct Cluster {
+pub(crate) struct Cluster {
     dir: tempfile::TempDir,
-    nodes: Vec<Node>,
+    pub(crate) nodes: Vec<Node>,
 }
 
 impl Cluster {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut cluster = Self {
             dir,
@@ -43,7 +43,7 @@ impl Cluster {
     }
 
     /// Starts a node, or starts it again: it joins whoever runs.
-    async fn run(&self, name: &str) -> Node {
+    pub(crate) async fn run(&self, name: &str) -> Node {
         let secret = self.storage("one").join("cluster.key");
         let mut arguments = vec!["--id".to_owned(), name.to_owned()];
         let others: Vec<&str> = self.nodes.iter().map(Node::peers).collect();
@@ -56,12 +56,12 @@ impl Cluster {
         Node::start_in(&self.storage(name), &arguments).await
     }
 
-    fn clients(&self) -> Vec<Client> {
+    pub(crate) fn clients(&self) -> Vec<Client> {
         self.nodes.iter().map(Node::client).collect()
     }
 }
 
-fn replicated() -> TopicPatch {
+pub(crate) fn replicated() -> TopicPatch {
     TopicPatch {
         partitions: Some(PARTITIONS),
         replication_factor: Some(3),
@@ -71,7 +71,7 @@ fn replicated() -> TopicPatch {
 }
 
 /// Waits until every partition has a leader and three replicas in sync, as `client`'s node sees it.
-async fn all_in_sync(client: &Client, topic: &TopicName) {
+pub(crate) async fn all_in_sync(client: &Client, topic: &TopicName) {
     wait_until("three replicas in sync", || async {
         let partitions = client.partitions(topic).await;
         partitions.is_ok_and(|list| {
@@ -116,7 +116,7 @@ async fn produce(
                 at += 1;
                 match error.outcome() {
                     Outcome::Refused => Sent::Refused,
-                    Outcome::Unknown => Sent::Unknown,
+                    Outcome::Unknown | Outcome::Applied => Sent::Unknown,
                 }
             }
         };
@@ -126,7 +126,7 @@ async fn produce(
 }
 
 /// Kills per run: a few in the default run, more on demand.
-fn rounds() -> usize {
+pub(crate) fn rounds() -> usize {
     std::env::var("PILGRIMAGE_CLUSTER_ROUNDS")
         .ok()
         .and_then(|n| n.parse().ok())
