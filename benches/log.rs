@@ -5,13 +5,14 @@
 use std::fs::File;
 use std::io::Write;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::BytesMut;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use pilgrimage::Broker;
+use pilgrimage::broker::{Once, Produce};
 use pilgrimage::record::{BatchBuilder, Codec, Producer, Record};
 use pilgrimage::storage::{FileCache, LogOptions, PartitionLog, StdDisk};
-use pilgrimage::types::Acks;
 use pilgrimage::types::{
     Compression, LeaderEpoch, Offset, Partition, Timestamp, TopicId, TopicName,
 };
@@ -85,16 +86,23 @@ fn broker(c: &mut Criterion) {
         .expect("a broker");
     let topic: TopicName = "bench".parse().expect("a name");
     let mut group = c.benchmark_group("produce 100 B, every record acknowledged after fdatasync");
-    for waiting in [1, 64] {
+    let keys = AtomicU64::new(0);
+    for (waiting, keyed) in [(1, false), (1, true), (64, false), (64, true)] {
         group.throughput(Throughput::Elements(waiting));
-        group.bench_function(format!("{waiting} waiting"), |b| {
+        let how = if keyed { ", idempotency keys" } else { "" };
+        group.bench_function(format!("{waiting} waiting{how}"), |b| {
             b.to_async(&runtime).iter(|| async {
                 let mut sent = tokio::task::JoinSet::new();
                 for _ in 0..waiting {
                     let (broker, topic) = (broker.clone(), topic.clone());
+                    let mut how = Produce::default();
+                    if keyed {
+                        let key = keys.fetch_add(1, Ordering::Relaxed);
+                        how.once = Once::Key(format!("{key:032x}"));
+                    }
                     sent.spawn(async move {
                         let record = vec![(None, Record::binary(vec![b'x'; 100]))];
-                        broker.produce(&topic, record, Acks::All, None).await
+                        broker.produce_once(&topic, record, &how).await
                     });
                 }
                 while let Some(done) = sent.join_next().await {

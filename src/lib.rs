@@ -14,6 +14,7 @@ pub mod http;
 pub mod metadata;
 pub mod partition;
 pub mod placement;
+pub mod producer;
 pub mod record;
 pub mod replication;
 #[cfg(feature = "server")]

@@ -104,6 +104,19 @@ fn many_messages_come_once_and_in_order_under_each_key() {
 }
 
 #[test]
+fn what_is_sent_again_is_there_once_even_after_it_is_deleted() {
+    proves(
+        "exactly_once",
+        &[
+            "order-17 is at offset 0, appended now: true, false",
+            "1000 messages sent 3 times each: 1000 are there",
+            "in the order in which they were sent",
+            "after a restart, with every message deleted: offset 0, appended now: false",
+        ],
+    );
+}
+
+#[test]
 fn threads_share_a_broker_and_each_message_is_received_by_one_of_them() {
     proves(
         "several_threads",

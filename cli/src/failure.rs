@@ -131,6 +131,8 @@ impl From<ClientError> for Failure {
 fn exit_of(code: Code) -> Exit {
     match code.status() {
         404 => Exit::NotFound,
+        // It did happen, by an earlier request.
+        _ if code.outcome() == Outcome::Applied => Exit::Failed,
         _ if code.retryable() && code.outcome() == Outcome::Refused => Exit::Unavailable,
         400..=499 => Exit::Refused,
         _ => Exit::Failed,

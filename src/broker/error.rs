@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 use super::route::RouteError;
 use crate::cluster::SecretError;
 use crate::metadata;
-use crate::partition::{self, AppendError, MaintainError};
+use crate::partition::{self, AppendError, MaintainError, SequenceError};
 use crate::record::{BatchError, InvalidRecord};
 use crate::storage::ReadError;
 use crate::types::{
-    Code, InvalidName, InvalidSettings, Offset, Partition, TopicName, TopicPartition,
+    Code, InvalidName, InvalidSettings, Offset, Outcome, Partition, TopicName, TopicPartition,
 };
 
 /// Why a broker could not be opened.
@@ -197,6 +197,25 @@ pub enum ProduceError {
     /// `expected_offset` needs records of one partition only.
     #[error("expected_offset needs all records of the request in one partition")]
     ExpectedSpansPartitions,
+    /// An idempotency key that is empty or too long.
+    #[error(
+        "an idempotency key has 1 to {} bytes",
+        crate::types::limits::IDEMPOTENCY_KEY_BYTES
+    )]
+    InvalidKey,
+    /// A producer without an identity.
+    #[error("a producer's id is not 0: POST /v1/producers gives one")]
+    InvalidProducer,
+    /// Sequence numbers count within one partition, which the request must determine.
+    #[error(
+        "with a producer's sequence all records of the request go to one partition, which they name or their keys choose"
+    )]
+    SequenceSpansPartitions,
+    /// An idempotency key needs all batches of the request to be one.
+    #[error(
+        "with an idempotency key the body is one batch; send the others with keys of their own"
+    )]
+    KeySpansBatches,
     /// The disk is nearly full.
     #[error(
         "the disk has only {free} bytes free; free some space, delete topics or lower retention"
@@ -210,7 +229,7 @@ pub enum ProduceError {
     Append(#[from] AppendError),
     /// Several partitions were written and not all of them took their records.
     #[error("the records of some partitions are appended, those of others are not: {0}")]
-    Partial(String),
+    Partial(Box<Self>),
     /// The partition's leader could not be asked, or did not answer.
     #[error(transparent)]
     Route(#[from] RouteError),
@@ -245,11 +264,23 @@ impl ProduceError {
                 ..
             } => Code::InvalidRecord,
             Self::Batch { .. } => Code::InvalidBody,
-            Self::ExpectedSpansPartitions => Code::InvalidRequest,
+            Self::ExpectedSpansPartitions
+            | Self::InvalidKey
+            | Self::InvalidProducer
+            | Self::SequenceSpansPartitions
+            | Self::KeySpansBatches => Code::InvalidRequest,
             Self::DiskFull { .. } => Code::InsufficientStorage,
             Self::Append(error) => match error {
                 AppendError::Overloaded { .. } => Code::Overloaded,
                 AppendError::OffsetMismatch { .. } => Code::OffsetMismatch,
+                AppendError::Sequence { reason, .. } => match reason {
+                    SequenceError::Fenced { .. } => Code::ProducerFenced,
+                    SequenceError::OutOfOrder { .. } => Code::OutOfOrder,
+                    SequenceError::Reused { .. } => Code::SequenceReuse,
+                    SequenceError::TooOld { .. } => Code::DuplicateUnknownOffset,
+                    SequenceError::UnknownProducer { .. } => Code::UnknownProducer,
+                    SequenceError::KeyReused => Code::IdempotencyKeyReuse,
+                },
                 AppendError::NoSpace { .. } => Code::InsufficientStorage,
                 AppendError::Write { .. } => Code::WriteFailed,
                 AppendError::Offline { .. } => Code::PartitionOffline,
@@ -260,8 +291,16 @@ impl ProduceError {
                 AppendError::LeadershipLost { .. } => Code::LeadershipLost,
                 AppendError::AckTimeout { .. } => Code::AckTimeout,
             },
-            Self::Partial(_) => Code::StorageFailed,
+            Self::Partial(error) => error.code(),
             Self::Route(error) => error.code(),
+        }
+    }
+
+    /// Whether the records were appended.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Partial(_) => Outcome::Unknown,
+            _ => self.code().outcome(),
         }
     }
 

@@ -7,11 +7,14 @@ use bytes::{Bytes, BytesMut};
 use futures_util::future::join_all;
 
 use super::peer::wire::{Append, NotLeader};
+use super::producers::Marking;
 use super::route::{RouteError, Site};
 use super::topics::Topic;
-use super::{Broker, ProduceError, UnknownPartition};
+use super::{Broker, Once, Produce, ProduceError, UnknownPartition};
 use crate::partition::{AppendError, AppendRequest, Appended, PartitionHandle};
-use crate::record::{Batch, BatchBuilder, Codec, Producer, Record, partition_for_key};
+use crate::record::{
+    Batch, BatchBuilder, Codec, Fingerprint, Key, Record, hash_key, partition_for_key,
+};
 use crate::types::{
     Acks, Compression, Offset, Partition, Timestamp, TimestampType, TopicName, TopicPartition,
     limits,
@@ -26,6 +29,15 @@ pub struct Placed {
     pub offset: Offset,
     /// Time of the record.
     pub timestamp: Timestamp,
+}
+
+/// Where records went.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Produced {
+    /// One place per record, in the order given; none with [`Acks::None`].
+    pub places: Vec<Placed>,
+    /// They had been appended before: nothing was appended now.
+    pub replayed: bool,
 }
 
 /// Chooses a partition for records without a key: the same one for a while, so that small requests
@@ -65,13 +77,38 @@ impl Broker {
         acks: Acks,
         expected: Option<Offset>,
     ) -> Result<Vec<Placed>, ProduceError> {
+        let how = Produce {
+            acks,
+            expected,
+            once: Once::No,
+        };
+        Ok(self.produce_once(topic, records, &how).await?.places)
+    }
+
+    /// As [`Broker::produce`], and recognises what is sent again if [`Produce::once`] says how.
+    ///
+    /// # Errors
+    /// See [`ProduceError`]. Repeating a request whose outcome is unknown is safe.
+    pub async fn produce_once(
+        &self,
+        topic: &TopicName,
+        records: Vec<(Option<Partition>, Record)>,
+        how: &Produce,
+    ) -> Result<Produced, ProduceError> {
+        let (acks, expected) = (how.acks, how.expected);
+        how.once.check()?;
+        how.once.check_records(&records)?;
         self.check_space()?;
         if self.find_topic(topic).is_none() {
             self.check_for_new_topic(topic, &records)?;
         }
         let topic = self.topic_for_produce(topic).await?;
         let now = self.inner.clock.now();
-        let pending = distribute(&topic, &records, now)?;
+        let marking = how.once.marking(&records, now);
+        let pending = distribute(&topic, &records, now, &marking)?;
+        if marking.one_partition && 1 < pending.len() {
+            return Err(ProduceError::SequenceSpansPartitions);
+        }
         if expected.is_some() && 1 < pending.len() {
             return Err(ProduceError::ExpectedSpansPartitions);
         }
@@ -87,7 +124,7 @@ impl Broker {
                     partition: topic.name_of(partition),
                 });
             }
-            let Some(batch) = group.builder.build(codec, Producer::default()) else {
+            let Some(batch) = group.builder.build(codec, marking.producer) else {
                 continue;
             };
             requests.push((
@@ -101,6 +138,7 @@ impl Broker {
         }
         let append_time = topic.entry.settings.timestamp_type == TimestampType::Append;
         let mut placed = vec![None; records.len()];
+        let mut replayed = true;
         let (requests, indexes): (Vec<_>, Vec<_>) = requests
             .into_iter()
             .map(|(partition, request, indexes)| ((partition, request), indexes))
@@ -114,8 +152,10 @@ impl Broker {
             let (partition, Some(batch)) = (appended.0, appended.1.first()) else {
                 continue;
             };
+            replayed &= batch.replayed.is_some();
             for (delta, index) in indexes.into_iter().enumerate() {
-                let own = records[index].1.timestamp.unwrap_or(now);
+                let arrived = batch.replayed.unwrap_or(now);
+                let own = records[index].1.timestamp.unwrap_or(arrived);
                 placed[index] = Some(Placed {
                     partition,
                     offset: Offset(batch.base_offset.0 + delta as u64),
@@ -123,7 +163,11 @@ impl Broker {
                 });
             }
         }
-        Ok(placed.into_iter().flatten().collect())
+        let places: Vec<Placed> = placed.into_iter().flatten().collect();
+        Ok(Produced {
+            replayed: replayed && !places.is_empty(),
+            places,
+        })
     }
 
     /// Appends batches as they are, all to one partition and together or not at all. Their
@@ -137,11 +181,25 @@ impl Broker {
         topic: &TopicName,
         partition: Option<Partition>,
         batches: Vec<Batch>,
-        acks: Acks,
-        expected: Option<Offset>,
+        how: &Produce,
     ) -> Result<Vec<(Partition, Appended)>, ProduceError> {
         self.check_space()?;
         let name = topic;
+        let (acks, expected) = (how.acks, how.expected);
+        let once = &how.once;
+        once.check()?;
+        let marked = batches.iter().any(|batch| batch.header.is_marked());
+        // Where they go must not depend on what others send meanwhile.
+        if partition.is_none() && (marked || matches!(once, Once::Sequence(_))) {
+            return Err(ProduceError::SequenceSpansPartitions);
+        }
+        let mut keyless = None;
+        if let Once::Key(key) = once {
+            keyless = Some(key.as_bytes());
+            if 1 < batches.len() {
+                return Err(ProduceError::KeySpansBatches);
+            }
+        }
         let bytes = batches
             .iter()
             .map(|batch| batch.bytes().len())
@@ -166,19 +224,36 @@ impl Broker {
         }
         let compress = settings.compression == Compression::Zstd;
         let max = settings.max_record_bytes;
+        let key = match (once, batches.first()) {
+            (Once::Key(key), Some(batch)) => {
+                let mut sum = Fingerprint::default();
+                sum.add_bytes(batch.bytes().get(76..).unwrap_or_default());
+                sum.add_bytes(&partition.map_or(u32::MAX, |p| p.0).to_le_bytes());
+                Some(Key {
+                    hash: hash_key(key.as_bytes()),
+                    fingerprint: sum.finish(),
+                    arrived: self.inner.clock.now(),
+                })
+            }
+            _ => None,
+        };
         // Checking sums and parses every byte: large bodies leave the async threads alone.
         let batches = if bytes.max(unpacked) < INLINE_CHECK {
-            checked(batches, max, compress)?
+            checked(batches, max, compress, key)?
         } else {
-            match tokio::task::spawn_blocking(move || checked(batches, max, compress)).await {
+            match tokio::task::spawn_blocking(move || checked(batches, max, compress, key)).await {
                 Ok(batches) => batches?,
                 Err(_) => return Err(super::TopicError::Closing.into()),
             }
         };
         let topic = self.topic_for_produce(name).await?;
         let partitions = topic.entry.settings.partitions;
-        let partition =
-            partition.unwrap_or_else(|| Partition(topic.sticky.choose(bytes, partitions)));
+        let partition = partition.unwrap_or_else(|| {
+            Partition(match keyless {
+                Some(key) => partition_for_key(key, partitions),
+                None => topic.sticky.choose(bytes, partitions),
+            })
+        });
         let partition = topic.check_partition(partition)?;
         if batches.is_empty() {
             return Ok(Vec::new());
@@ -236,12 +311,19 @@ fn checked(
     batches: Vec<Batch>,
     max_record_bytes: u32,
     compress: bool,
+    key: Option<Key>,
 ) -> Result<Vec<BytesMut>, ProduceError> {
     let mut out = Vec::with_capacity(batches.len());
     for (index, batch) in batches.into_iter().enumerate() {
         batch
             .check(max_record_bytes)
             .map_err(|source| ProduceError::Batch { index, source })?;
+        let batch = match key {
+            Some(key) => batch
+                .with_key(key)
+                .map_err(|source| ProduceError::Batch { index, source })?,
+            None => batch,
+        };
         let smaller = match (compress, batch.header.codec) {
             (true, Codec::None) => batch
                 .compressed(3)
@@ -264,6 +346,7 @@ fn distribute(
     topic: &Topic,
     records: &[(Option<Partition>, Record)],
     now: Timestamp,
+    marking: &Marking,
 ) -> Result<Vec<Pending>, ProduceError> {
     let settings = &topic.entry.settings;
     let mut keyless = None;
@@ -276,6 +359,9 @@ fn distribute(
             (Some(partition), _) => topic.check_partition(*partition)?.0,
             (None, Some(key)) => partition_for_key(key, settings.partitions),
             (None, None) => *keyless.get_or_insert_with(|| {
+                if let Some(key) = &marking.keyless {
+                    return partition_for_key(key, settings.partitions);
+                }
                 let bytes = records.iter().map(|(_, record)| record.size() + 64).sum();
                 topic.sticky.choose(bytes, settings.partitions)
             }),
@@ -284,11 +370,12 @@ fn distribute(
             .iter()
             .position(|group| group.partition == partition);
         let group = found.unwrap_or_else(|| {
-            let builder = BatchBuilder::with_capacity(if records.len() == 1 {
+            let room = if records.len() == 1 {
                 record.size() + 64
             } else {
                 4096
-            });
+            };
+            let builder = BatchBuilder::marked(room, marking.extension);
             pending.push(Pending {
                 partition,
                 builder,
@@ -453,7 +540,7 @@ fn outcome(
     }
     match failed {
         None => Ok(appended),
-        Some(error) if some_appended => Err(ProduceError::Partial(error.to_string())),
+        Some(error) if some_appended => Err(ProduceError::Partial(Box::new(error.into()))),
         Some(error) => Err(error.into()),
     }
 }
@@ -483,7 +570,7 @@ mod tests {
                     .map_err(|error| error.clone().into());
                 (Partition(0), result)
             });
-            outcome(done.into()).map_err(|error| error.code().outcome())
+            outcome(done.into()).map_err(|error| error.outcome())
         };
         assert_eq!(of([Ok(()), Ok(())]).unwrap().len(), 2);
         for (results, expected) in [

@@ -150,7 +150,7 @@ async fn stream(
                 joined = wanted;
             }
             answer = answers.next::<FetchResponse>() => match answer {
-                Ok(Some((response, batches))) => {
+                Ok(Some((response, mut batches))) => {
                     if let Some(handle) = joined.get(&response.key) {
                         // What waits for the disk waits here, and at the leader, not in memory.
                         let units = (batches.len() / 1024) as u32;
@@ -158,7 +158,9 @@ async fn stream(
                             0 => None,
                             units => copying.clone().acquire_many_owned(units).await.ok(),
                         };
+                        let producers = (response.producers as usize).min(batches.len());
                         let batches = ReplicaBatches {
+                            producers: batches.split_to(producers),
                             batches,
                             begins_chain: response.begins_chain,
                         };
@@ -223,6 +225,7 @@ async fn hear(
             fetch,
             answer,
             begins_chain: false,
+            producers: 0,
         };
         if let (true, Ok(message)) = (wants, frame(&response, &[]))
             && outgoing.send(message).await.is_err()
@@ -255,7 +258,12 @@ async fn tell(
             return;
         };
         let batches = match answer {
-            FetchAnswer::Ok { .. } => from.read_replica(fetch.fetch_offset, ANSWER_BYTES).await,
+            FetchAnswer::Ok { .. } => {
+                // A log that begins in the middle cannot tell what came before.
+                let begins = fetch.last_epoch.is_none();
+                from.read_replica(fetch.fetch_offset, ANSWER_BYTES, begins)
+                    .await
+            }
             _ => Ok(ReplicaBatches::default()),
         };
         let batches = match batches {
@@ -284,8 +292,13 @@ async fn tell(
             fetch,
             answer,
             begins_chain: batches.begins_chain,
+            producers: batches.producers.len() as u32,
         };
-        let Ok(message) = frame(&response, &batches.batches) else {
+        let message = match batches.producers.is_empty() {
+            true => frame(&response, &batches.batches),
+            false => frame(&response, &[batches.producers, batches.batches].concat()),
+        };
+        let Ok(message) = message else {
             return;
         };
         if outgoing.send(message).await.is_err() {

@@ -197,13 +197,32 @@ async fn a_small_body_of_batches_that_unpack_to_much_is_refused_before_they_are_
     let bomb = bomb.build(Codec::Zstd, Producer::default()).unwrap();
     assert!(bomb.bytes().len() < 8 * 1024);
     let refused = broker
-        .produce_batches(&topic("t"), None, vec![bomb; 5], Acks::All, None)
+        .produce_batches(&topic("t"), None, vec![bomb; 5], &Produce::default())
         .await;
     assert_eq!(refused.unwrap_err().code(), Code::TooLarge);
     assert_eq!(
         broker.topic(&topic("t")).await.unwrap_err().code(),
         Code::TopicNotFound
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_first_messages_to_a_topic_none_is_told_that_there_is_no_topic() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = open(dir.path()).await;
+    for round in 0..10 {
+        let mut racing = tokio::task::JoinSet::new();
+        for _ in 0..20 {
+            let broker = broker.clone();
+            racing.spawn(async move {
+                let name = format!("new-{round}");
+                send(&broker, &name, Record::text("first")).await.map(drop)
+            });
+        }
+        for sent in racing.join_all().await {
+            sent.unwrap();
+        }
+    }
 }
 
 #[tokio::test]

@@ -348,7 +348,14 @@ impl Broker {
 
     /// Changes the metadata, and waits until this node works by it.
     pub(super) async fn change(&self, command: Command) -> Result<Applied, ApplyError> {
-        let applied = self.inner.store.apply(command).await?;
+        let applied = self.inner.store.apply(command).await;
+        // Who is refused is told of what others have changed, and acts on it.
+        if applied
+            .as_ref()
+            .is_err_and(|error| !matches!(error, ApplyError::Rejected(_)))
+        {
+            return applied;
+        }
         let now = self.inner.store.view().borrow().clone();
         let mut settled = self.inner.settled.clone();
         let reached = settled.wait_for(|settled| {
@@ -357,7 +364,7 @@ impl Broker {
         });
         // A broker that closes settles nothing any more; the change is made all the same.
         let _ = tokio::time::timeout(SETTLE, reached).await;
-        Ok(applied)
+        applied
     }
 
     /// A topic, its settings and its size.

@@ -141,6 +141,22 @@ impl ClientError {
         self.retryable() && (safe || self.outcome() == Outcome::Refused)
     }
 
+    /// The error of the last try, where an earlier one may have had its effect.
+    pub(super) fn after(self, uncertain: bool) -> Self {
+        match self {
+            _ if !uncertain || self.outcome() != Outcome::Refused => self,
+            Self::Problem { what, mut problem } => {
+                problem.outcome = Outcome::Unknown;
+                Self::Problem { what, problem }
+            }
+            Self::Connect { url, why } => Self::Transport {
+                what: format!("connect to {url} once more"),
+                why,
+            },
+            other => other,
+        }
+    }
+
     /// Sorts what the HTTP library says into what it means for the request.
     pub(super) fn from_reqwest(
         error: &reqwest::Error,

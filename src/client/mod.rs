@@ -16,8 +16,9 @@
 //!
 //! **Repeating.** A request that certainly had no effect (no connection was made, or the node
 //! answered that it *refused*) is repeated when the node calls it retryable; so are reads that broke
-//! half-way, from where they broke. A write whose outcome is unknown is never repeated: the caller
-//! gets the error and decides.
+//! half-way, from where they broke. A write whose outcome is unknown is repeated only if the node
+//! knows a repetition when it sees one: see [`Idempotency`]. Otherwise the caller gets the error
+//! and decides.
 //!
 //! **Bounds.** Every request has a deadline except those that stream: an upload of lines may take as
 //! long as its source, a follower may wait for ever. Answers, lines and batches beyond the
@@ -28,6 +29,7 @@ mod cluster;
 mod error;
 mod node;
 mod position;
+mod producer;
 mod read;
 mod records;
 mod stream;
@@ -44,12 +46,14 @@ pub use crate::types::Acks;
 pub use brokers::NO_MESSAGES;
 pub use error::ClientError;
 pub use position::{InvalidPosition, Next, Start};
+pub use producer::Producer;
 pub use read::{RawRecord, Read};
-pub use records::{ProduceOptions, Publish};
+pub use records::{Idempotency, ProduceOptions, Publish};
 pub use stream::{Batches, Follow, ReadBatches};
 pub use topics::{Creation, ListTopics};
 
 use crate::api::v1;
+use crate::types::Outcome;
 
 /// Greatest answer that is held in memory: the largest page a node gives, with every byte escaped.
 const ANSWER_BYTES_MAX: usize = 6 * crate::types::limits::READ_BYTES_MAX;
@@ -148,6 +152,7 @@ impl Client {
             client: self,
             what: format!("{method} {path}"),
             safe: method == Method::GET,
+            uncertain: false,
             timeout: Some(self.options.timeout),
             attempts: self.options.attempts.max(1),
             request: self.http.request(method, format!("{}{path}", self.base)),
@@ -194,6 +199,8 @@ struct Call<'a> {
     client: &'a Client,
     what: String,
     safe: bool,
+    /// A try before this may have had its effect, which the refusal of another does not undo.
+    uncertain: bool,
     timeout: Option<Duration>,
     attempts: u32,
     request: RequestBuilder,
@@ -202,6 +209,22 @@ struct Call<'a> {
 impl Call<'_> {
     fn with(mut self, change: impl FnOnce(RequestBuilder) -> RequestBuilder) -> Self {
         self.request = change(self.request);
+        self
+    }
+
+    /// Sends it under an idempotency key, if there is one: then it may be repeated.
+    fn under(self, key: Option<String>) -> Self {
+        match key {
+            None => self,
+            Some(key) => self
+                .repeatable(true)
+                .with(|request| request.header(v1::HEADER_IDEMPOTENCY_KEY, key)),
+        }
+    }
+
+    /// Whether it may be repeated although its outcome is unknown.
+    fn repeatable(mut self, may: bool) -> Self {
+        self.safe |= may;
         self
     }
 
@@ -230,18 +253,44 @@ impl Call<'_> {
     }
 
     /// Status and whole body of an answer that is not an error.
-    async fn answer(self) -> Result<(u16, Bytes), ClientError> {
+    async fn answer(mut self) -> Result<(u16, Bytes), ClientError> {
         let (what, timeout, base) = (self.what.clone(), self.timeout, self.client.base.clone());
-        let response = self.send().await?;
-        let status = response.status().as_u16();
-        let body = collect(response, ANSWER_BYTES_MAX, &what, &base, timeout).await?;
-        Ok((status, body))
+        loop {
+            let again = self.once_more();
+            let response = self.send().await?;
+            let status = response.status().as_u16();
+            match collect(response, ANSWER_BYTES_MAX, &what, &base, timeout).await {
+                Ok(body) => return Ok((status, body)),
+                // An answer that breaks off tells as little as one that never came.
+                Err(error) => match again.filter(|_| error.worth_repeating(true)) {
+                    Some(again) => self = again,
+                    None => return Err(error),
+                },
+            }
+        }
+    }
+
+    /// The same call with a try less, if it may be repeated after its outcome is unknown.
+    fn once_more(&self) -> Option<Self> {
+        if !self.safe || self.attempts <= 1 {
+            return None;
+        }
+        Some(Self {
+            client: self.client,
+            what: self.what.clone(),
+            safe: true,
+            uncertain: true,
+            timeout: self.timeout,
+            attempts: self.attempts - 1,
+            request: self.request.try_clone()?,
+        })
     }
 
     /// An answer that is not an error, its body still to come.
     async fn send(self) -> Result<Response, ClientError> {
         let mut pause = PAUSE_MIN;
         let mut left = self.attempts;
+        let mut uncertain = self.uncertain;
         loop {
             left -= 1;
             let request = if left == 0 {
@@ -259,12 +308,15 @@ impl Call<'_> {
                 } = self;
                 return attempt(client, request, &what, timeout)
                     .await
-                    .map_err(|(error, _)| error);
+                    .map_err(|(error, _)| error.after(uncertain));
             };
             match attempt(self.client, request, &self.what, self.timeout).await {
                 Ok(response) => return Ok(response),
-                Err((error, _)) if !error.worth_repeating(self.safe) => return Err(error),
-                Err((_, retry_after)) => {
+                Err((error, _)) if !error.worth_repeating(self.safe) => {
+                    return Err(error.after(uncertain));
+                }
+                Err((error, retry_after)) => {
+                    uncertain |= error.outcome() == Outcome::Unknown;
                     tokio::time::sleep(retry_after.unwrap_or(pause).min(PAUSE_MAX)).await;
                     pause = pause.saturating_mul(2);
                 }

@@ -24,6 +24,32 @@ pub struct ProduceOptions {
     pub partition: Option<Partition>,
     /// Append only if the partition ends exactly there.
     pub expected_offset: Option<Offset>,
+    /// How a repetition is known, so that a request whose outcome is unknown can be repeated.
+    pub idempotency: Idempotency,
+}
+
+/// How a node knows that a request is sent again.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Idempotency {
+    /// [`Client::publish`] and [`Client::produce`] make a key for each request, under which it is
+    /// repeated until its outcome is known. Batches are repeated if they carry a producer and its
+    /// sequence ([`Producer`](super::Producer) sees to that); streams of lines never are.
+    #[default]
+    Own,
+    /// By this key, which belongs to this request alone: also when the program itself asks again.
+    Key(String),
+    /// Not at all: a request whose outcome is unknown is not repeated.
+    Off,
+}
+
+impl Idempotency {
+    fn key(&self) -> Option<String> {
+        match self {
+            Self::Own => Some(uuid::Uuid::new_v4().to_string()),
+            Self::Key(key) => Some(key.clone()),
+            Self::Off => None,
+        }
+    }
 }
 
 impl ProduceOptions {
@@ -91,24 +117,26 @@ impl Client {
         for (name, value) in &publish.headers {
             headers.push(header(name, value)?);
         }
-        call.with(|request| {
-            let mut request = options.apply(request).body(publish.value.clone());
-            if let Some(key) = &publish.key {
-                request = request.query(&[("key", key)]);
-            }
-            if let Some(time) = publish.timestamp {
-                request = request.query(&[("timestamp", time.0)]);
-            }
-            if let Some(content_type) = &publish.content_type {
-                request = request.header(CONTENT_TYPE, content_type);
-            }
-            for (name, value) in headers {
-                request = request.header(name, value);
-            }
-            request
-        })
-        .json()
-        .await
+        let key = options.idempotency.key();
+        call.under(key)
+            .with(|request| {
+                let mut request = options.apply(request).body(publish.value.clone());
+                if let Some(key) = &publish.key {
+                    request = request.query(&[("key", key)]);
+                }
+                if let Some(time) = publish.timestamp {
+                    request = request.query(&[("timestamp", time.0)]);
+                }
+                if let Some(content_type) = &publish.content_type {
+                    request = request.header(CONTENT_TYPE, content_type);
+                }
+                for (name, value) in headers {
+                    request = request.header(name, value);
+                }
+                request
+            })
+            .json()
+            .await
     }
 
     /// Appends records given as JSON. All or nothing per partition.
@@ -136,6 +164,7 @@ impl Client {
         options: &ProduceOptions,
     ) -> Result<Produced, ClientError> {
         self.request(Method::POST, &path(topic))
+            .under(options.idempotency.key())
             .with(|request| {
                 options
                     .apply(request)
@@ -167,7 +196,14 @@ impl Client {
                 body.freeze()
             }
         };
+        let key = match &options.idempotency {
+            Idempotency::Key(key) => Some(key.clone()),
+            Idempotency::Own | Idempotency::Off => None,
+        };
+        let known = batches.iter().all(|batch| batch.header.producer_id != 0);
         self.request(Method::POST, &path(topic))
+            .under(key)
+            .repeatable(known && options.idempotency != Idempotency::Off)
             .with(|request| {
                 options
                     .apply(request)

@@ -144,19 +144,41 @@ async fn a_write_is_repeated_when_it_was_refused_for_the_moment() {
 }
 
 #[tokio::test]
-async fn a_write_that_may_have_happened_is_never_repeated() {
+async fn a_write_that_may_have_happened_is_repeated_only_under_a_key() {
     for broken in [
         problem(Code::Internal),
         b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{".to_vec(),
         Vec::new(),
     ] {
-        let (client, seen) = peer(vec![broken, json("200 OK", "{}")]).await;
+        let off = ProduceOptions {
+            idempotency: Idempotency::Off,
+            ..ProduceOptions::default()
+        };
+        let (client, seen) = peer(vec![broken.clone(), json("200 OK", "{}")]).await;
+        let error = client
+            .publish(&topic(), &Publish::new("x"), &off)
+            .await
+            .unwrap_err();
+        assert_eq!(error.outcome(), crate::types::Outcome::Unknown, "{error}");
+        assert_eq!(seen.lock().unwrap().len(), 1, "{error}");
+
+        let ack = r#"{"partition":0,"offset":7,"timestamp":5,"durability":"fsync"}"#;
+        let (client, seen) = peer(vec![broken.clone(), json("200 OK", ack)]).await;
+        let published = client
+            .publish(&topic(), &Publish::new("x"), &ProduceOptions::default())
+            .await
+            .unwrap();
+        assert_eq!(published.position.map(|at| at.offset), Some(7));
+        assert_eq!(seen.lock().unwrap().len(), 2);
+
+        // That the last try was refused says nothing of the first.
+        let refused = problem(Code::InsufficientStorage);
+        let (client, _) = peer(vec![broken, refused.clone(), refused]).await;
         let error = client
             .publish(&topic(), &Publish::new("x"), &ProduceOptions::default())
             .await
             .unwrap_err();
         assert_eq!(error.outcome(), crate::types::Outcome::Unknown, "{error}");
-        assert_eq!(seen.lock().unwrap().len(), 1, "{error}");
     }
 }
 

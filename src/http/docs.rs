@@ -79,13 +79,14 @@ fn problems() -> String {
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Problems</title>\
          <h1>Problems</h1><p>Every error is a problem document (RFC 9457) with one of these codes. \
          <em>Retry</em>: the same request may succeed later. <em>Outcome</em>: refused = it did not \
-         happen; unknown = it may have happened.</p>\
+         happen; unknown = it may have happened; applied = it happened before.</p>\
          <table><tr><th>Code<th>Status<th>Meaning<th>Retry<th>Outcome",
     );
     for code in Code::ALL {
         let outcome = match code.outcome() {
             Outcome::Refused => "refused",
             Outcome::Unknown => "unknown",
+            Outcome::Applied => "applied",
         };
         let (status, meaning) = (code.status(), code.meaning());
         let retry = if code.retryable() { "yes" } else { "no" };

@@ -112,7 +112,9 @@ impl From<TopicError> for ApiError {
 
 impl From<ProduceError> for ApiError {
     fn from(error: ProduceError) -> Self {
-        Self::from_cause(error.code(), &error).with_end(error.end_offset())
+        Self::from_cause(error.code(), &error)
+            .with_end(error.end_offset())
+            .with_outcome(error.outcome())
     }
 }
 

@@ -278,7 +278,8 @@ fn share_with(headers: &mut HeaderMap, origin: HeaderValue) {
         header::ACCESS_CONTROL_EXPOSE_HEADERS,
         HeaderValue::from_static(
             "pilgrimage-durability, pilgrimage-next, pilgrimage-high-watermark, pilgrimage-offset, \
-             pilgrimage-partition, pilgrimage-timestamp, pilgrimage-key, retry-after",
+             pilgrimage-partition, pilgrimage-timestamp, pilgrimage-key, idempotent-replayed, \
+             retry-after",
         ),
     );
 }

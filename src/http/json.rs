@@ -8,6 +8,7 @@ use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visit
 use serde_json::value::RawValue;
 
 use super::error::ApiError;
+use crate::api::v1::ProducerStamp;
 use crate::record::{Format, Record};
 use crate::types::{Code, Partition, Timestamp, limits};
 
@@ -201,8 +202,11 @@ pub(super) fn record_of_line(line: &Bytes) -> Result<Addressed, ApiError> {
         .map_err(|why| ApiError::new(Code::InvalidBody, why))
 }
 
-/// Takes the records out of a `{"records": [...]}` body.
-pub(super) fn records_of(body: &Bytes) -> Result<Vec<Addressed>, ApiError> {
+/// The records of a request, and where they stand among all that their producer sends.
+pub(super) type Asked = (Vec<Addressed>, Option<ProducerStamp>);
+
+/// Takes a `{"records": [...]}` body apart.
+pub(super) fn records_of(body: &Bytes) -> Result<Asked, ApiError> {
     let mut from = serde_json::Deserializer::from_slice(body);
     let records = Request { body }
         .deserialize(&mut from)
@@ -224,31 +228,38 @@ struct Request<'b> {
 }
 
 impl<'de> DeserializeSeed<'de> for Request<'_> {
-    type Value = Vec<Addressed>;
+    type Value = Asked;
     fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Self::Value, D::Error> {
         from.deserialize_map(self)
     }
 }
 
 impl<'de> Visitor<'de> for Request<'_> {
-    type Value = Vec<Addressed>;
+    type Value = Asked;
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("an object with the one field \"records\"")
+        f.write_str("an object with the field \"records\"")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut records = None;
+        let (mut records, mut producer) = (None, None);
         while let Some(field) = map.next_key::<String>()? {
-            if field != "records" {
-                return Err(de::Error::unknown_field(&field, &["records"]));
+            match field.as_str() {
+                "records" if records.is_some() => {
+                    return Err(de::Error::duplicate_field("records"));
+                }
+                "records" => {
+                    records = Some(map.next_value_seed(RecordList { body: self.body })?);
+                }
+                "producer" if producer.is_some() => {
+                    return Err(de::Error::duplicate_field("producer"));
+                }
+                "producer" => producer = Some(map.next_value()?),
+                _ => return Err(de::Error::unknown_field(&field, &["records", "producer"])),
             }
-            if records.is_some() {
-                return Err(de::Error::duplicate_field("records"));
-            }
-            records = Some(map.next_value_seed(RecordList { body: self.body })?);
         }
-        records.ok_or_else(|| de::Error::missing_field("records"))
+        let records = records.ok_or_else(|| de::Error::missing_field("records"))?;
+        Ok((records, producer))
     }
 }
 
@@ -338,7 +349,7 @@ mod tests {
     use super::*;
 
     fn records(json: &str) -> Result<Vec<Addressed>, ApiError> {
-        records_of(&Bytes::copy_from_slice(json.as_bytes()))
+        records_of(&Bytes::copy_from_slice(json.as_bytes())).map(|(records, _)| records)
     }
 
     fn record(value: Option<&'static str>, format: Format) -> Record {

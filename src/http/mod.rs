@@ -18,6 +18,7 @@ mod face;
 mod io;
 mod json;
 mod node;
+mod once;
 mod openapi;
 mod publish;
 mod raw;

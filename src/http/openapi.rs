@@ -8,7 +8,7 @@ use utoipa::OpenApi;
 use utoipa_axum::routes;
 
 use super::router::{Access, ApiRouter, On};
-use super::{App, brokers, cluster, node, publish, raw, read, records, topics};
+use super::{App, brokers, cluster, node, once, publish, raw, read, records, topics};
 use crate::auth::Operation;
 
 #[derive(OpenApi)]
@@ -49,6 +49,7 @@ fn routes() -> ApiRouter {
         .on_list(on(Describe, On::Topic), routes!(topics::list_partitions))
         .on(on(Write, On::Topic), routes!(publish::publish))
         .on(on(Write, On::Topic), routes!(records::produce))
+        .on(on(Write, On::Node), routes!(once::new_producer))
         .on_list(on(Read, On::Topic), routes!(read::read_topic))
         .on_list(on(Read, On::Topic), routes!(read::read_partition))
         .on(on(Alter, On::Topic), routes!(topics::trim_partition))

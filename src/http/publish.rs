@@ -17,8 +17,9 @@ use super::direct::Direct;
 use super::error::ApiError;
 use super::extract::{Params, Topic, media_type};
 use super::json::check_value;
+use super::once::{OnceHeaders, once, put_replayed};
 use crate::api::v1::{Ack, HEADER_DURABILITY, HEADER_PREFIX, Position, Problem, Published};
-use crate::broker::{Acks, Placed};
+use crate::broker::{Acks, Placed, Produce};
 use crate::record::{Format, Record};
 use crate::types::{Code, Durability, Offset, Partition, Timestamp, TopicName, limits};
 
@@ -107,9 +108,10 @@ pub(super) struct PublishParams {
 /// Publishes the body as one record, exactly as it is sent.
 ///
 /// The content type is kept and given back; JSON (`application/json`) stays JSON, `text/*` text.
-/// Headers `Pilgrimage-Header-NAME` and CloudEvents' `ce-*` become headers of the record.
+/// Headers `Pilgrimage-Header-NAME` and CloudEvents' `ce-*` become headers of the record. The same
+/// request sent again under the same `Idempotency-Key` is answered as the first time.
 #[utoipa::path(post, path = "/v1/topics/{topic}/publish", tag = "Records",
-    params(("topic" = String, Path, description = "Name of the topic"), PublishParams),
+    params(("topic" = String, Path, description = "Name of the topic"), PublishParams, OnceHeaders),
     request_body(content(
         (String = "text/plain"),
         (serde_json::Value = "application/json"),
@@ -122,8 +124,10 @@ pub(super) struct PublishParams {
         (status = 400, body = Problem, content_type = "application/problem+json"),
         (status = 404, body = Problem, content_type = "application/problem+json"),
         (status = 408, body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "The producer's sequence is not the one that is due", body = Problem, content_type = "application/problem+json"),
         (status = 412, description = "The partition does not end at the expected offset", body = Problem, content_type = "application/problem+json"),
         (status = 413, body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Something else was sent under this key or sequence number", body = Problem, content_type = "application/problem+json"),
         (status = 429, body = Problem, content_type = "application/problem+json"),
         (status = 503, body = Problem, content_type = "application/problem+json"),
         (status = 507, body = Problem, content_type = "application/problem+json"),
@@ -140,17 +144,20 @@ pub(super) async fn publish(
     let (value, _share) = read_admitted(&parts.headers, body, limit, Some(&app.admission)).await?;
     let record = record(&parts.headers, value, &params)?;
     let records = vec![(params.partition.map(Partition), record)];
-    let expected = params.expected_offset.map(Offset);
-    let placed = app
-        .broker
-        .produce(&topic, records, params.acks.acks(), expected)
-        .await?;
+    let how = Produce {
+        acks: params.acks.acks(),
+        expected: params.expected_offset.map(Offset),
+        once: once(&parts.headers, None)?,
+    };
+    let produced = app.broker.produce_once(&topic, records, &how).await?;
     let durability = proof(&app, &topic, params.acks)?;
     let published = Published {
-        position: placed.first().map(position),
+        position: produced.places.first().map(position),
         durability,
     };
-    Ok(acknowledge(durability, &published))
+    let mut response = acknowledge(durability, &published);
+    put_replayed(&mut response, produced.replayed);
+    Ok(response)
 }
 
 fn record(headers: &HeaderMap, value: Bytes, params: &PublishParams) -> Result<Record, ApiError> {

@@ -15,12 +15,15 @@ use super::direct::Direct;
 use super::error::ApiError;
 use super::extract::{Params, Topic, media_type, not_taken};
 use super::json::{Addressed, records_of};
+use super::once::{OnceHeaders, once, put_replayed};
 use super::publish::{AcksParam, acknowledge, position, proof};
 use super::{cloudevents, stream};
 use crate::api::v1::{
     BATCHES, BatchPosition, CLOUDEVENT, CLOUDEVENT_BATCH, NDJSON, Problem, ProduceRequest,
     Produced, ProducedBatches, StreamAck,
 };
+use crate::broker::{Once, Produce};
+use crate::partition::Appended;
 use crate::record::split_batches;
 use crate::types::{Code, Offset, Partition, TopicName, limits};
 
@@ -45,8 +48,12 @@ pub(super) struct ProduceParams {
 /// line, may be as long as it likes and is acknowledged once, at its end; with
 /// `Accept: application/x-ndjson` also stretch by stretch while it goes on. CloudEvents come singly
 /// or in batches. `application/vnd.pilgrimage.batches` are batches in the log's own layout.
+///
+/// The same request sent again under the same `Idempotency-Key`, or by the same producer under the
+/// same sequence, is answered as the first time and nothing is appended. An NDJSON stream takes
+/// neither: how its lines are grouped depends on how they arrive.
 #[utoipa::path(post, path = "/v1/topics/{topic}/records", tag = "Records",
-    params(("topic" = String, Path, description = "Name of the topic"), ProduceParams),
+    params(("topic" = String, Path, description = "Name of the topic"), ProduceParams, OnceHeaders),
     request_body(content(
         (ProduceRequest = "application/json"),
         (crate::api::v1::NewRecord = "application/x-ndjson"),
@@ -63,9 +70,11 @@ pub(super) struct ProduceParams {
         (status = 400, body = Problem, content_type = "application/problem+json"),
         (status = 404, body = Problem, content_type = "application/problem+json"),
         (status = 408, body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "The producer's sequence is not the one that is due", body = Problem, content_type = "application/problem+json"),
         (status = 412, description = "The partition does not end at the expected offset", body = Problem, content_type = "application/problem+json"),
         (status = 413, body = Problem, content_type = "application/problem+json"),
         (status = 415, body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Something else was sent under this key or sequence number", body = Problem, content_type = "application/problem+json"),
         (status = 429, body = Problem, content_type = "application/problem+json"),
         (status = 503, body = Problem, content_type = "application/problem+json"),
         (status = 507, body = Problem, content_type = "application/problem+json"),
@@ -86,20 +95,33 @@ pub(super) async fn produce(
     match kind.as_deref() {
         Some("application/json") => {
             let (bytes, _share) = whole(body).await?;
-            produce_records(&app, &topic, &params, records_of(&bytes)?).await
+            let (records, stamp) = records_of(&bytes)?;
+            let once = once(headers, stamp)?;
+            produce_records(&app, &topic, &params, records, once).await
         }
-        Some(NDJSON) => stream::produce(app, topic, params, headers, body).await,
+        Some(NDJSON) => {
+            if once(headers, None)? != Once::No {
+                return Err(ApiError::invalid(
+                    "a stream of lines takes no idempotency key and no producer: how its lines are \
+                     grouped depends on how they arrive. Send application/json, or go on behind the \
+                     lines that were acknowledged",
+                ));
+            }
+            stream::produce(app, topic, params, headers, body).await
+        }
         Some(CLOUDEVENT) => {
             let (bytes, _share) = whole(body).await?;
             let record = cloudevents::event_of(&bytes)?;
-            produce_records(&app, &topic, &params, vec![(None, record)]).await
+            let once = once(headers, None)?;
+            produce_records(&app, &topic, &params, vec![(None, record)], once).await
         }
         Some(CLOUDEVENT_BATCH) => {
             let (bytes, _share) = whole(body).await?;
             let records = cloudevents::events_of(&bytes)?
                 .into_iter()
                 .map(|record| (None, record));
-            produce_records(&app, &topic, &params, records.collect()).await
+            let once = once(headers, None)?;
+            produce_records(&app, &topic, &params, records.collect(), once).await
         }
         Some(BATCHES) => produce_batches(&app, &topic, &params, headers, body).await,
         other => Err(not_taken(other, "application/json")),
@@ -111,22 +133,32 @@ async fn produce_records(
     topic: &TopicName,
     params: &ProduceParams,
     mut records: Vec<Addressed>,
+    once: Once,
 ) -> Result<Response, ApiError> {
     address(&mut records, params);
-    let expected = params.expected_offset.map(Offset);
-    let placed = app
-        .broker
-        .produce(topic, records, params.acks.acks(), expected)
-        .await?;
+    let how = params.how(once);
+    let produced = app.broker.produce_once(topic, records, &how).await?;
     let durability = proof(app, topic, params.acks)?;
-    let records = placed.iter().map(position).collect();
-    Ok(acknowledge(
+    let records = produced.places.iter().map(position).collect();
+    let mut response = acknowledge(
         durability,
         &Produced {
             records,
             durability,
         },
-    ))
+    );
+    put_replayed(&mut response, produced.replayed);
+    Ok(response)
+}
+
+impl ProduceParams {
+    fn how(&self, once: Once) -> Produce {
+        Produce {
+            acks: self.acks.acks(),
+            expected: self.expected_offset.map(Offset),
+            once,
+        }
+    }
 }
 
 /// Gives the request's partition to the records that name none.
@@ -149,15 +181,20 @@ async fn produce_batches(
         read_admitted(headers, body, limits::BATCH_BYTES, Some(&app.admission)).await?;
     let batches = split_batches(bytes)
         .map_err(|error| ApiError::new(Code::InvalidBody, super::error::chain(&error)))?;
-    let (partition, expected) = (
-        params.partition.map(Partition),
-        params.expected_offset.map(Offset),
-    );
+    let once = once(headers, None)?;
+    if matches!(once, Once::Sequence(_)) {
+        return Err(ApiError::invalid(
+            "batches carry their producer and sequence in their own headers",
+        ));
+    }
+    let partition = params.partition.map(Partition);
     let appended = app
         .broker
-        .produce_batches(topic, partition, batches, params.acks.acks(), expected)
+        .produce_batches(topic, partition, batches, &params.how(once))
         .await?;
     let durability = proof(app, topic, params.acks)?;
+    let is_replay = |(_, batch): &(_, Appended)| batch.replayed.is_some();
+    let replayed = !appended.is_empty() && appended.iter().all(is_replay);
     let batches = appended
         .into_iter()
         .map(|(partition, batch)| BatchPosition {
@@ -167,11 +204,13 @@ async fn produce_batches(
             append_time: batch.append_time.0,
         })
         .collect();
-    Ok(acknowledge(
+    let mut response = acknowledge(
         durability,
         &ProducedBatches {
             batches,
             durability,
         },
-    ))
+    );
+    put_replayed(&mut response, replayed);
+    Ok(response)
 }

@@ -79,6 +79,10 @@ pub enum Command {
         /// When it was asked for.
         at: Timestamp,
     },
+    /// Gives an idempotent producer an identity (PROTOCOL P1): the command's own number, which no
+    /// other command will ever have.
+    #[serde(rename = "register_producer/1")]
+    RegisterProducer,
     /// A process of a node has started (PROTOCOL N2): fences the one before it, and gives this
     /// one an incarnation, so that nothing sent by an earlier process can pass for its own.
     #[serde(rename = "register_node/1")]
@@ -259,6 +263,11 @@ pub enum Applied {
     DeleteFinished,
     /// The position is remembered.
     PositionSet,
+    /// The producer's identity.
+    ProducerRegistered {
+        /// Greater than zero.
+        id: u64,
+    },
     /// The node, with the incarnation of the process that asked.
     NodeRegistered(Arc<NodeEntry>),
     /// The node as it is now.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use super::{AppendError, MaintainError};
+use crate::producer::Original;
 use crate::record::Header;
 use crate::replication::{AlterAnswer, Fetch, FetchAnswer, PartitionView};
 use crate::storage::{LogOptions, LogReader, ReadError, Recompressed, ReplicaBatches};
@@ -109,6 +110,9 @@ pub struct Appended {
     pub count: u32,
     /// When the leader appended it.
     pub append_time: Timestamp,
+    /// It was sent before, and this is where it stands since then: the time that its records got
+    /// which brought none.
+    pub replayed: Option<Timestamp>,
 }
 
 impl From<&Header> for Appended {
@@ -117,6 +121,18 @@ impl From<&Header> for Appended {
             base_offset: header.base_offset,
             count: header.record_count,
             append_time: header.append_time,
+            replayed: None,
+        }
+    }
+}
+
+impl From<Original> for Appended {
+    fn from(original: Original) -> Self {
+        Self {
+            base_offset: original.offset,
+            count: original.count,
+            append_time: original.append_time,
+            replayed: Some(original.arrived),
         }
     }
 }
@@ -130,6 +146,8 @@ pub(super) enum Message {
         reply: Reply<Vec<Appended>, AppendError>,
         room: OwnedSemaphorePermit,
     },
+    /// What came early may have waited long enough.
+    GiveUpEarly,
     Trim {
         before: Offset,
         reply: Reply<Offset, MaintainError>,
@@ -363,7 +381,7 @@ impl PartitionHandle {
     }
 
     /// Batches for a follower: from `from`, where one begins, at most about `max_bytes`, up to the
-    /// log's end.
+    /// log's end. With `begins`, for a log that has nothing before them.
     ///
     /// # Errors
     /// See [`ReadError`].
@@ -371,13 +389,21 @@ impl PartitionHandle {
         &self,
         from: Offset,
         max_bytes: usize,
+        begins: bool,
     ) -> Result<ReplicaBatches, ReadError> {
-        if self.shared.hot.load(Ordering::Relaxed) <= from.0 {
+        let begins = begins && from != Offset::ZERO;
+        if !begins && self.shared.hot.load(Ordering::Relaxed) <= from.0 {
             return self.shared.reader.read_replica(from, max_bytes);
         }
         let reader = self.shared.reader.clone();
-        let read = tokio::task::spawn_blocking(move || reader.read_replica(from, max_bytes)).await;
-        read.unwrap_or(Err(ReadError::Closed))
+        let read = tokio::task::spawn_blocking(move || {
+            let mut batches = reader.read_replica(from, max_bytes)?;
+            if begins {
+                batches.producers = reader.producers_at(from)?;
+            }
+            Ok(batches)
+        });
+        read.await.unwrap_or(Err(ReadError::Closed))
     }
 
     /// The first record at or after `time`, and its time.

@@ -7,7 +7,9 @@ use std::time::Instant;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::handle::{AppendRequest, Appended, Message, Reply};
-use super::{AppendError, MaintainError, chain};
+use super::once::{self, Plan, Planned};
+use super::{AppendError, MaintainError, SequenceError, chain};
+use crate::producer::Draft;
 use crate::storage::{self, PartitionLog, ReplicaBatches, StorageError};
 use crate::telemetry::Stats;
 use crate::types::{Acks, Durability, LeaderEpoch, Offset, Timestamp, TopicPartition};
@@ -18,11 +20,15 @@ pub(super) struct Waiting {
     pub(super) acks: Acks,
     pub(super) reply: Reply<Vec<Appended>, AppendError>,
     pub(super) room: OwnedSemaphorePermit,
+    /// It came before the batches that are due, and is kept so long.
+    pub(super) early_until: Option<tokio::time::Instant>,
 }
 
 /// A producer whose records are in the log.
 pub(super) struct Written {
     pub(super) acks: Acks,
+    /// It was sent before: it is not told where it stands before that is committed (P3).
+    pub(super) replayed: bool,
     pub(super) end: Offset,
     pub(super) appended: Vec<Appended>,
     pub(super) reply: Reply<Vec<Appended>, AppendError>,
@@ -85,6 +91,8 @@ pub(super) enum Outcome {
     Committed {
         epoch: LeaderEpoch,
         written: Vec<Written>,
+        /// Idempotent producers' batches that came before the ones that are due.
+        early: Vec<(Waiting, SequenceError)>,
         answers: Vec<Answer>,
     },
     /// The copied batches are in the log, and synced if the topic asks for it.
@@ -254,57 +262,57 @@ fn maintain(
 impl Commit {
     fn run(self, log: &mut PartitionLog, around: &mut Surroundings, bytes: &mut usize) -> Outcome {
         let epoch = self.epoch;
-        let mut answers: Vec<Answer> = Vec::new();
-        let mut batches = Vec::with_capacity(self.group.len());
-        let mut accepted = Vec::with_capacity(self.group.len());
-        let (mut records, mut end) = (0, log.log_end());
-        let begun = end;
-        let mut mismatched = Vec::new();
-        for waiting in self.group {
-            if let Some(expected) = waiting.request.expected.filter(|&expected| expected != end) {
-                mismatched.push((waiting.reply, expected, end));
-                continue;
+        let begun = log.log_end();
+        let plan = match self.plan(log, around) {
+            Ok(plan) => plan,
+            Err(answers) => {
+                return Outcome::Committed {
+                    epoch,
+                    written: Vec::new(),
+                    early: Vec::new(),
+                    answers,
+                };
             }
-            let count = waiting.request.batches.len();
-            for batch in waiting.request.batches {
-                let in_batch = record_count(&batch);
-                end = Offset(end.0.saturating_add(in_batch));
-                records += in_batch;
-                *bytes += batch.len();
-                batches.push(batch);
+        };
+        let Planned {
+            batches,
+            records,
+            taken,
+            early,
+            mismatched,
+            mut answers,
+            ..
+        } = plan;
+        *bytes = plan.bytes;
+        let mut written = Vec::with_capacity(taken.len());
+        let appended = match batches.is_empty() {
+            true => Ok(Vec::new()),
+            false => self::append(log, batches, epoch, around),
+        };
+        let mut mismatched = mismatched;
+        match appended {
+            Ok(headers) => {
+                let stats = &around.stats;
+                stats.records_in.fetch_add(records, Ordering::Relaxed);
+                stats.bytes_in.fetch_add(*bytes as u64, Ordering::Relaxed);
+                let mut headers = headers.iter().map(Appended::from);
+                written.extend(taken.into_iter().map(|taken| taken.written(&mut headers)));
             }
-            accepted.push((waiting.acks, waiting.reply, waiting.room, count, end));
-        }
-        let mut written = Vec::with_capacity(accepted.len());
-        if !accepted.is_empty() {
-            match self::append(log, batches, epoch, around) {
-                Ok(headers) => {
-                    let stats = &around.stats;
-                    stats.records_in.fetch_add(records, Ordering::Relaxed);
-                    stats.bytes_in.fetch_add(*bytes as u64, Ordering::Relaxed);
-                    let mut headers = headers.iter();
-                    written.extend(accepted.into_iter().map(|(acks, reply, room, count, end)| {
-                        Written {
-                            acks,
-                            end,
-                            appended: headers.by_ref().take(count).map(Appended::from).collect(),
-                            reply,
-                            _room: room,
+            Err(error) => {
+                *bytes = 0;
+                // Who was measured against what never came to be was not appended either.
+                let refused = not_appended(error.clone());
+                for taken in taken {
+                    match taken.is_replay() {
+                        false => answers.push((taken.reply, Err(error.clone()))),
+                        true if begun < taken.end => {
+                            answers.push((taken.reply, Err(refused.clone())));
                         }
-                    }));
+                        true => written.push(taken.written(&mut std::iter::empty())),
+                    }
                 }
-                Err(error) => {
-                    *bytes = 0;
-                    answers.extend(
-                        accepted
-                            .into_iter()
-                            .map(|(_, reply, ..)| (reply, Err(error.clone()))),
-                    );
-                    // Who was measured against an end that never came to be was not appended either.
-                    let unfounded = mismatched.extract_if(.., |(_, _, end)| *end != begun);
-                    let refused = not_appended(error);
-                    answers.extend(unfounded.map(|(reply, _, _)| (reply, Err(refused.clone()))));
-                }
+                let unfounded = mismatched.extract_if(.., |(_, _, end)| *end != begun);
+                answers.extend(unfounded.map(|(reply, _, _)| (reply, Err(refused.clone()))));
             }
         }
         answers.extend(mismatched.into_iter().map(|(reply, expected, end)| {
@@ -318,8 +326,33 @@ impl Commit {
         Outcome::Committed {
             epoch,
             written,
+            early,
             answers,
         }
+    }
+
+    /// Judges the group. If what is known of producers cannot be read, nothing of it is appended.
+    fn plan(self, log: &mut PartitionLog, around: &Surroundings) -> Result<Planned, Vec<Answer>> {
+        let (end, now) = (log.log_end(), log.append_time(around.now));
+        let draft = match once::is_marked(&self.group) {
+            false => None,
+            true => match log.producers() {
+                Ok(producers) => Some(Draft::new(producers, now)),
+                Err(error) => {
+                    let error = AppendError::Write {
+                        partition: around.name.clone(),
+                        reason: chain(&error),
+                    };
+                    let answer = |waiting: Waiting| (waiting.reply, Err(error.clone()));
+                    return Err(self.group.into_iter().map(answer).collect());
+                }
+            },
+        };
+        let mut plan = Plan::new(&around.name, end, draft);
+        self.group
+            .into_iter()
+            .for_each(|waiting| plan.take(waiting));
+        Ok(plan.finish())
     }
 }
 
@@ -372,8 +405,4 @@ fn not_appended(error: AppendError) -> AppendError {
         AppendError::Sync { partition, reason } => AppendError::Offline { partition, reason },
         error => error,
     }
-}
-
-fn record_count(batch: &[u8]) -> u64 {
-    crate::record::Header::parse(batch).map_or(0, |header| u64::from(header.last_offset_delta) + 1)
 }

@@ -121,8 +121,13 @@ impl Lead {
     pub(super) fn written(&mut self, written: Vec<Written>) {
         for written in written {
             match written.acks {
-                Acks::All if !self.core.acks_all_done(written.end) => {
-                    self.waiting.push_back(written);
+                // What is sent again is not told its place before that is committed, whatever the
+                // producer waits for (P3).
+                acks if (acks == Acks::All || written.replayed)
+                    && !self.core.acks_all_done(written.end) =>
+                {
+                    let at = self.waiting.partition_point(|w| w.end <= written.end);
+                    self.waiting.insert(at, written);
                 }
                 _ => {
                     // A requester that has gone away does not want its answer.

@@ -13,6 +13,7 @@ mod follow;
 mod handle;
 mod job;
 mod lead;
+mod once;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -78,6 +79,14 @@ pub enum AppendError {
         /// Where it ends.
         end: Offset,
     },
+    /// Not as the idempotent producer's earlier batches have it, or not what the key stood for.
+    #[error("{partition}: {reason}")]
+    Sequence {
+        /// The partition.
+        partition: TopicPartition,
+        /// What is wrong.
+        reason: SequenceError,
+    },
     /// The disk has no room; nothing was written.
     #[error("no room on the disk to append to {partition}")]
     NoSpace {
@@ -114,6 +123,48 @@ pub enum AppendError {
         /// The partition.
         partition: TopicPartition,
     },
+}
+
+/// Why an idempotent producer's batch was not appended (PROTOCOL P3, P4, P6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum SequenceError {
+    /// The producer has begun a newer epoch.
+    #[error("the producer goes on in epoch {epoch}; this one is over")]
+    Fenced {
+        /// That epoch.
+        epoch: u16,
+    },
+    /// What comes before it has not arrived, and did not within a short time.
+    #[error("the batch begins at sequence {sequence}, and {expected} is due")]
+    OutOfOrder {
+        /// What was sent.
+        sequence: u32,
+        /// What was due.
+        expected: u32,
+    },
+    /// Something else was sent under this sequence number.
+    #[error("something else was sent before with sequence {sequence}")]
+    Reused {
+        /// What was sent.
+        sequence: u32,
+    },
+    /// It was appended before, too long ago to say where.
+    #[error("the batch at sequence {sequence} was appended before, too long ago to say where")]
+    TooOld {
+        /// What was sent.
+        sequence: u32,
+    },
+    /// The producer is not known here, or not any more.
+    #[error(
+        "the producer is not known here, or was silent for too long; it begins with sequence 0, not {sequence}"
+    )]
+    UnknownProducer {
+        /// What was sent.
+        sequence: u32,
+    },
+    /// Something else was sent under this idempotency key.
+    #[error("another request was sent before under this idempotency key")]
+    KeyReused,
 }
 
 impl AppendError {

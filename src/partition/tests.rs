@@ -1,5 +1,7 @@
 //! What the owner of a log promises when the disk does not play along.
 
+mod once;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;

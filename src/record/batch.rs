@@ -6,6 +6,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::builder::{BatchBuilder, Producer};
 use super::header::{Codec, HEADER_LEN, Header, HeaderError, flags};
+use super::mark::{Extension, Key, Sent};
 use super::payload::Records;
 use super::{InvalidRecord, RecordShape, check_record};
 use crate::types::{LeaderEpoch, Offset, Partition, Timestamp, TopicId, limits};
@@ -140,8 +141,8 @@ impl Batch {
         let header = &self.header;
         if limits::BATCH_RECORDS < header.record_count as usize
             || header.last_offset_delta != header.record_count - 1
+            // What stands there is the node's to write.
             || header.extension_len != 0
-            || header.producer_id != 0
         {
             return Err(BatchError::Malformed);
         }
@@ -180,25 +181,54 @@ impl Batch {
     /// [`BatchError::Unpack`] when the batch is damaged.
     pub fn compressed(&self, level: i32) -> Result<Option<Self>, BatchError> {
         let unpacked = self.unpack()?;
-        let extension = HEADER_LEN + self.header.extension_len as usize;
+        let extension = self.extension()?;
         let packed =
             zstd::bulk::compress(&unpacked.payload, level).map_err(|_| BatchError::Unpack(0))?;
-        if self.bytes.len() <= extension + packed.len() {
-            return Ok(None);
+        let smaller = self.with_payload(extension, &packed, Codec::Zstd);
+        Ok((smaller.bytes.len() < self.bytes.len()).then_some(smaller))
+    }
+
+    /// The extension, and in it what was sent, before the body's checksum changes: it is by that
+    /// that a repetition is known.
+    fn extension(&self) -> Result<Extension, BatchError> {
+        let mut extension = Extension::of(&self.header, &self.bytes)?;
+        if self.header.producer_id != 0 && extension.sent.is_none() {
+            extension.sent = Some(Sent {
+                fingerprint: self.header.body_crc.into(),
+                arrived: self.header.base_timestamp,
+            });
         }
-        let mut bytes = BytesMut::with_capacity(extension + packed.len());
-        bytes.extend_from_slice(&self.bytes[..extension]);
-        bytes.extend_from_slice(&packed);
+        Ok(extension)
+    }
+
+    /// The same batch under an idempotency key.
+    ///
+    /// # Errors
+    /// When the batch has an extension that this version does not know.
+    pub fn with_key(&self, key: Key) -> Result<Self, BatchError> {
+        let mut extension = self.extension()?;
+        extension.key = Some(key);
+        let payload = &self.bytes[HEADER_LEN + usize::from(self.header.extension_len)..];
+        Ok(self.with_payload(extension, payload, self.header.codec))
+    }
+
+    fn with_payload(&self, extension: Extension, payload: &[u8], codec: Codec) -> Self {
+        let mut front = self.bytes[..HEADER_LEN].to_vec();
+        extension.put(&mut front);
+        let mut bytes = BytesMut::with_capacity(front.len() + payload.len());
+        bytes.extend_from_slice(&front);
+        bytes.extend_from_slice(payload);
         let mut header = Header {
-            codec: Codec::Zstd,
+            codec,
             batch_len: bytes.len() as u32,
+            extension_len: (front.len() - HEADER_LEN) as u16,
             ..self.header.clone()
         };
         seal_body(&mut header, &mut bytes);
-        Ok(Some(Self {
+        Self {
             header,
             bytes: bytes.freeze(),
-        }))
+        }
     }
 
     /// One zstd batch with the records of several neighbours, if that is smaller than they are:

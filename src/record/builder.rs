@@ -6,6 +6,7 @@ use uuid::Uuid;
 use super::Record;
 use super::batch::{Batch, seal_body};
 use super::header::{Codec, HEADER_LEN, Header};
+use super::mark::Extension;
 use super::payload::put_record;
 use crate::types::{LeaderEpoch, Offset, Partition, Timestamp, TopicId};
 
@@ -24,6 +25,8 @@ pub struct Producer {
 #[derive(Debug)]
 pub struct BatchBuilder {
     bytes: Vec<u8>,
+    /// Where the records begin in `bytes`.
+    start: usize,
     scratch: Vec<u8>,
     count: u32,
     base_timestamp: i64,
@@ -39,9 +42,16 @@ impl Default for BatchBuilder {
 impl BatchBuilder {
     /// An empty batch with room for `payload` bytes of records.
     pub fn with_capacity(payload: usize) -> Self {
+        Self::marked(payload, Extension::default())
+    }
+
+    /// The same for a batch that will be recognised when it is sent again.
+    pub fn marked(payload: usize, extension: Extension) -> Self {
         let mut bytes = Vec::with_capacity(HEADER_LEN + payload);
         bytes.resize(HEADER_LEN, 0);
+        extension.put(&mut bytes);
         Self {
+            start: bytes.len(),
             bytes,
             scratch: Vec::new(),
             count: 0,
@@ -93,11 +103,11 @@ impl BatchBuilder {
         if self.count == 0 {
             return None;
         }
-        let unpacked_len = (self.bytes.len() - HEADER_LEN) as u32;
+        let unpacked_len = (self.bytes.len() - self.start) as u32;
         let packed = match codec {
             Codec::None => None,
             // A batch that does not shrink is kept as it is.
-            Codec::Zstd => zstd::bulk::compress(&self.bytes[HEADER_LEN..], level)
+            Codec::Zstd => zstd::bulk::compress(&self.bytes[self.start..], level)
                 .ok()
                 .filter(|packed| packed.len() < unpacked_len as usize),
         };
@@ -108,7 +118,8 @@ impl BatchBuilder {
         };
         let mut bytes = match packed {
             Some(packed) => {
-                let mut bytes = BytesMut::zeroed(HEADER_LEN);
+                let mut bytes = BytesMut::with_capacity(self.start + packed.len());
+                bytes.extend_from_slice(&self.bytes[..self.start]);
                 bytes.extend_from_slice(&packed);
                 bytes
             }
@@ -136,7 +147,7 @@ impl BatchBuilder {
             producer_epoch: producer.epoch,
             base_sequence: producer.base_sequence,
             key_id: 0,
-            extension_len: 0,
+            extension_len: (self.start - HEADER_LEN) as u16,
         };
         seal_body(&mut header, &mut bytes);
         let mut bytes = bytes.freeze();

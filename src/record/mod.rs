@@ -6,6 +6,7 @@
 mod batch;
 mod builder;
 mod header;
+mod mark;
 mod partitioner;
 mod payload;
 pub mod seal;
@@ -16,6 +17,7 @@ mod varint;
 pub use batch::{Assignment, Batch, BatchError, assign, split_batches};
 pub use builder::{BatchBuilder, Producer};
 pub use header::{Codec, HEADER_LEN, Header, HeaderError, MAGIC, flags};
+pub use mark::{Extension, Fingerprint, Key, Mark, Sent, hash_key, is_marked};
 pub use partitioner::{murmur2, partition_for_key};
 pub use payload::{RecordRef, Records};
 

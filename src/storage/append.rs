@@ -12,7 +12,7 @@ use super::index::Entry;
 use super::log::{Active, Durable, LONG_AGO, PartitionLog, remove_if_there};
 use super::segment::{FIRST, Points4k, Segment, SegmentHeader};
 use super::walk::Expect;
-use crate::record::{Assignment, BatchError, Header, assign};
+use crate::record::{Assignment, BatchError, Header, Mark, assign};
 use crate::types::{LeaderEpoch, Timestamp, limits};
 
 /// Disk space is reserved in steps that double from the smaller to the larger of these: writing
@@ -60,14 +60,19 @@ impl PartitionLog {
                 current: self.tail.epoch,
             });
         }
+        let mut marks = Vec::new();
         for (index, bytes) in batches.iter().enumerate() {
-            check_form(bytes).map_err(|source| AppendError::Invalid { index, source })?;
+            let mark =
+                check_form(bytes).map_err(|source| AppendError::Invalid { index, source })?;
+            marks.extend(mark.map(|mark| (index, mark)));
         }
         if batches.is_empty() {
             return Ok(Vec::new());
         }
+        self.expect_marks(&marks);
         let headers = self.all_or_none(now, |log| log.append_all(batches, epoch, now))?;
         self.note_epochs(&headers);
+        self.note_marks(&headers, &marks);
         Ok(headers)
     }
 
@@ -169,6 +174,7 @@ impl PartitionLog {
             self.is_due(active, now)
                 || (FIRST < active.len && self.options.segment_bytes < active.len + len)
         }) {
+            self.learn_marks();
             self.seal()?;
         }
         match &self.active {
@@ -227,6 +233,7 @@ impl PartitionLog {
             partition: place.partition,
             recompressed: false,
             after_gap: self.tail.prev_crc.is_none(),
+            marked: self.marks.any,
             base_offset: base,
             prev_crc: self.tail.prev_crc.unwrap_or(0),
             last_crc: 0,
@@ -269,6 +276,7 @@ impl PartitionLog {
             .map_err(Failure::Refused)?;
         place.files.keep(id, file);
         self.active = Some(active.clone());
+        self.marks.began(base);
         Ok(active)
     }
 
@@ -338,6 +346,7 @@ impl PartitionLog {
         {
             place.files.forget(segment.id);
             remove_if_there(disk, &segment.index_path())?;
+            place.remove_producers(segment.base);
             remove_if_there(disk, &segment.path)?;
             place.sync_dir()?;
         }
@@ -364,11 +373,12 @@ impl PartitionLog {
         }
         self.shared.store_segments(segments);
         (self.active, self.tail, self.durable) = (active, before.tail, before.durable);
+        self.marks.roll_back(self.tail.offset);
         Ok(())
     }
 }
 
-fn check_form(bytes: &[u8]) -> Result<(), BatchError> {
+fn check_form(bytes: &[u8]) -> Result<Option<Mark>, BatchError> {
     let header = Header::parse(bytes)?;
     let want = header.batch_len as usize;
     if limits::BATCH_BYTES < want {
@@ -380,7 +390,7 @@ fn check_form(bytes: &[u8]) -> Result<(), BatchError> {
             want,
         });
     }
-    Ok(())
+    Ok(Mark::of(&header, bytes)?)
 }
 
 /// Reserves space for what `active` will hold, and some more. Only makes writing faster, so a

@@ -21,7 +21,8 @@ const SLOT_LEN: usize = 104;
 const SLOT_STEP: usize = 512;
 const CLEAN: u32 = 1;
 const EMPTIED: u32 = 2;
-const KNOWN_FLAGS: u32 = CLEAN | EMPTIED;
+const MARKED: u32 = 4;
+const KNOWN_FLAGS: u32 = CLEAN | EMPTIED | MARKED;
 
 /// The file's name in the log's directory.
 pub(super) const FILE: &str = "checkpoint";
@@ -36,6 +37,8 @@ pub(super) struct Checkpoint {
     /// The log was being emptied to begin anew at `durable_end`: no segment that is still there
     /// belongs to it.
     pub(super) emptied: bool,
+    /// Batches below `durable_end` had marks of producers, or nobody can tell.
+    pub(super) marked: bool,
     /// Greater in the younger slot.
     pub(super) generation: u64,
     pub(super) log_start: Offset,
@@ -65,6 +68,9 @@ impl Checkpoint {
         }
         if self.emptied {
             flags |= EMPTIED;
+        }
+        if self.marked {
+            flags |= MARKED;
         }
         let mut b = [0; SLOT_LEN];
         b[..4].copy_from_slice(&MAGIC);
@@ -97,6 +103,7 @@ impl Checkpoint {
             partition: Partition(u32_at(b, 24)),
             clean: flags & CLEAN != 0,
             emptied: flags & EMPTIED != 0,
+            marked: flags & MARKED != 0,
             generation: u64_at(b, 32),
             log_start: Offset(u64_at(b, 40)),
             durable_end: Offset(u64_at(b, 48)),

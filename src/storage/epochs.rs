@@ -139,7 +139,7 @@ fn batch_from(
 }
 
 /// As [`Walk::next_intact`], but looks at payloads only behind damage.
-fn next(
+pub(super) fn next(
     walk: &mut Walk<'_>,
     position: u64,
     expect: &Expect,

@@ -9,6 +9,7 @@ use super::disk::{Disk, DiskFile};
 use super::error::{Attempt, OpenError, StorageError};
 use super::files::FileCache;
 use super::index::{self, Entry};
+use super::producers::Marks;
 use super::reader::{HighWatermark, LogReader, Shared};
 use super::recovery::{self, Recovery};
 use super::segment::{FIRST, Place, Points4k, Segment};
@@ -112,6 +113,8 @@ pub struct PartitionLog {
     pub(super) checkpointed: Option<Noted>,
     /// Where each epoch begins; read from the log when somebody asks.
     pub(super) epochs: Option<Vec<(LeaderEpoch, Offset)>>,
+    /// What is remembered of producers.
+    pub(super) marks: Marks,
     /// The time that a caller told last.
     pub(super) now: Timestamp,
     pub(super) poisoned: bool,
@@ -334,6 +337,7 @@ impl PartitionLog {
             partition: place.partition,
             clean: standing == Standing::Closed,
             emptied: standing == Standing::Emptied,
+            marked: self.marks.any,
             generation: self.generation,
             log_start: log_start.unwrap_or_else(|| self.shared.log_start()),
             durable_end: self.durable.tail.offset,

@@ -16,6 +16,7 @@ mod files;
 mod index;
 pub mod inspect;
 mod log;
+mod producers;
 mod quarantine;
 mod reader;
 mod recompress;

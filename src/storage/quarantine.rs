@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::disk::{DiskFile, OpenMode, create_dirs, read_full};
 use super::error::{Attempt, StorageError};
+use super::recovery::Recovery;
 use super::segment::Place;
 use crate::types::Offset;
 
@@ -18,7 +19,7 @@ const BYTES: u64 = 64 * 1024 * 1024;
 
 /// Copies `range` of `file` durably into the quarantine; returns where to. Names are
 /// `<number>-<segment base>-<position>.cut`.
-pub(super) fn keep(
+fn keep(
     place: &Place,
     file: &dyn DiskFile,
     base: Offset,
@@ -48,6 +49,36 @@ pub(super) fn keep(
     copied?;
     disk.sync_dir(&dir).attempt("fsync the directory", &dir)?;
     Ok(path)
+}
+
+/// Copies what is about to be cut off into the quarantine.
+pub(super) fn keep_cut(
+    place: &Place,
+    file: &dyn DiskFile,
+    base: Offset,
+    range: Range<u64>,
+    recovery: &mut Recovery,
+) -> Result<(), StorageError> {
+    if range.is_empty() {
+        return Ok(());
+    }
+    let bytes = range.end - range.start;
+    recovery.truncated_bytes += bytes;
+    match keep(place, file, base, range.clone()) {
+        Ok(path) => {
+            tracing::warn!(segment = %place.segment_path(base).display(), position = range.start,
+                bytes, quarantine = %path.display(), "a torn tail is cut off");
+            recovery.quarantined.push(path);
+            Ok(())
+        }
+        // Reads must come back on a full disk too, and these bytes were never acknowledged.
+        Err(error) if error.is_full() => {
+            tracing::error!(segment = %place.segment_path(base).display(), position = range.start,
+                bytes, "a torn tail is cut off without a copy: the disk is full");
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn copy(

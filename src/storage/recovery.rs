@@ -15,10 +15,12 @@ use super::disk::{DiskFile, OpenMode, read_full};
 use super::error::{Attempt, OpenError, StorageError};
 use super::index::{self, Entry};
 use super::log::{Active, Durable, LONG_AGO, LogOptions, PartitionLog};
+use super::producers::Marks;
 use super::quarantine;
 use super::reader::Shared;
 use super::segment::{
-    FIRST, Place, Points4k, SEGMENT_HEADER_LEN, Segment, SegmentHeader, parse_file_name,
+    FIRST, PRODUCERS, Place, Points4k, SEGMENT_HEADER_LEN, Segment, SegmentHeader, base_of,
+    parse_file_name,
 };
 use super::truncate::remove_segments;
 use super::walk::{Expect, Walk};
@@ -61,6 +63,8 @@ struct Last {
     segment: Option<Arc<Segment>>,
     active: Option<Active>,
     tail: Expect,
+    /// Batches that the checkpoint does not tell of have marks of producers, or nobody can tell.
+    marked: bool,
 }
 
 pub(super) fn open(
@@ -93,6 +97,7 @@ pub(super) fn open(
             segment: None,
             active: None,
             tail: tail_of(&place, checkpoint.as_ref()),
+            marked: false,
         },
         Some((last, sealed)) => {
             for base in sealed {
@@ -144,6 +149,11 @@ pub(super) fn open(
     } else {
         log_end
     };
+    let marked = last.marked
+        || checkpoint.as_ref().is_some_and(|c| c.marked)
+        || segments
+            .last()
+            .is_some_and(|last| last.header.as_ref().is_none_or(|header| header.marked));
     let shared = Shared::new(place, log_start, high_watermark, log_end, segments);
     let mut log = PartitionLog {
         shared: Arc::new(shared),
@@ -155,6 +165,7 @@ pub(super) fn open(
         generation: checkpoint.as_ref().map_or(0, |c| c.generation),
         checkpointed: None,
         epochs: None,
+        marks: Marks::found(marked, log_end),
         poisoned: false,
         touched: false,
     };
@@ -184,6 +195,11 @@ fn list_segments(place: &Place, log_start: Offset) -> Result<Vec<Offset>, Storag
         .filter_map(|name| parse_file_name(name))
         .collect();
     bases.sort_unstable();
+    for name in &names {
+        if base_of(name, PRODUCERS).is_some_and(|base| bases.binary_search(&base).is_err()) {
+            place.remove_quietly(&place.dir.join(name));
+        }
+    }
     let below = bases
         .windows(2)
         .take_while(|pair| pair[1] <= log_start)
@@ -192,6 +208,7 @@ fn list_segments(place: &Place, log_start: Offset) -> Result<Vec<Offset>, Storag
         let path = place.segment_path(base);
         place.remove_quietly(&path);
         place.remove_quietly(&path.with_extension("index"));
+        place.remove_producers(base);
     }
     Ok(bases)
 }
@@ -303,6 +320,7 @@ fn recover_last(
             segment: Some(Arc::new(segment)),
             active: None,
             tail,
+            marked: checkpoint.is_none(),
         });
     }
 
@@ -329,6 +347,7 @@ fn recover_last(
     let mut damages: Vec<Damage> = Vec::new();
     let mut evidence = checkpoint.map_or(Offset::ZERO, |c| c.durable_end);
     let mut position = start;
+    let mut marked = false;
     if !clean {
         while let Some((at, batch)) = walk.next_intact(position, &expect).attempt("read", &path)? {
             if at != position {
@@ -345,6 +364,7 @@ fn recover_last(
             if !replicated {
                 evidence = evidence.max(batch.durable_at_append);
             }
+            marked |= batch.is_marked();
             points.see(at, &batch);
             expect.advance(&batch);
             position = at + u64::from(batch.batch_len);
@@ -384,7 +404,7 @@ fn recover_last(
                 .is_ok_and(|b| b.iter().any(|b| *b != 0)));
     if unborn {
         let data_end = walk.end_of_data(0).attempt("read", &path)?;
-        keep_cut(place, file.as_ref(), base, 0..data_end, recovery)?;
+        quarantine::keep_cut(place, file.as_ref(), base, 0..data_end, recovery)?;
         drop(file);
         place.disk.remove(&path).attempt("remove", &path)?;
         place.remove_quietly(&path.with_extension("index"));
@@ -399,11 +419,12 @@ fn recover_last(
             segment: None,
             active: None,
             tail,
+            marked: checkpoint.is_none_or(|c| c.durable_end != base),
         });
     }
 
     if let Some(cut) = cut {
-        keep_cut(place, file.as_ref(), base, cut..data_end, recovery)?;
+        quarantine::keep_cut(place, file.as_ref(), base, cut..data_end, recovery)?;
         file.set_len(cut).attempt("cut", &path)?;
         len = cut;
     }
@@ -450,6 +471,7 @@ fn recover_last(
             segment: Some(segment),
             active: Some(active),
             tail: expect,
+            marked,
         });
     }
 
@@ -478,6 +500,7 @@ fn recover_last(
         segment: Some(Arc::new(segment)),
         active: None,
         tail: expect,
+        marked,
     })
 }
 
@@ -557,34 +580,4 @@ fn load_points(
         position = at + u64::from(batch.batch_len);
     }
     Ok((points, indexed))
-}
-
-/// Copies what is about to be cut off into the quarantine.
-fn keep_cut(
-    place: &Place,
-    file: &dyn DiskFile,
-    base: Offset,
-    range: Range<u64>,
-    recovery: &mut Recovery,
-) -> Result<(), StorageError> {
-    if range.is_empty() {
-        return Ok(());
-    }
-    let bytes = range.end - range.start;
-    recovery.truncated_bytes += bytes;
-    match quarantine::keep(place, file, base, range.clone()) {
-        Ok(path) => {
-            tracing::warn!(segment = %place.segment_path(base).display(), position = range.start,
-                bytes, quarantine = %path.display(), "a torn tail is cut off");
-            recovery.quarantined.push(path);
-            Ok(())
-        }
-        // Reads must come back on a full disk too, and these bytes were never acknowledged.
-        Err(error) if error.is_full() => {
-            tracing::error!(segment = %place.segment_path(base).display(), position = range.start,
-                bytes, "a torn tail is cut off without a copy: the disk is full");
-            Ok(())
-        }
-        Err(error) => Err(error),
-    }
 }

@@ -9,7 +9,7 @@ use super::error::{AppendError, ReadError, ReplicateError};
 use super::log::{PartitionLog, remove_if_there};
 use super::reader::LogReader;
 use super::segment::FIRST;
-use crate::record::{Batch, Header};
+use crate::record::{Batch, Header, Mark};
 use crate::types::{Offset, Timestamp};
 
 /// Whole batches as they stand in a log, on their way to another.
@@ -20,6 +20,9 @@ pub struct ReplicaBatches {
     /// Whether the first of them is not chained to the batch before it as that stands in the log:
     /// records between are missing, or the segment before was rewritten when the log had no copies.
     pub begins_chain: bool,
+    /// For a log that begins with these batches: what is remembered of producers there
+    /// ([`LogReader::producers_at`]).
+    pub producers: Bytes,
 }
 
 /// What a range of a log comes to: equal on all replicas that hold the same bytes.
@@ -87,6 +90,7 @@ impl LogReader {
             Ok(ReplicaBatches {
                 batches: self.read_segment(segment, from, until, max_bytes, false)?,
                 begins_chain: from == segment.base && (rewritten || after_gap),
+                producers: Bytes::new(),
             })
         })
     }
@@ -157,6 +161,17 @@ impl PartitionLog {
         if batches.is_empty() {
             return Ok(Vec::new());
         }
+        let mut marks = Vec::new();
+        for (index, batch) in batches.iter().enumerate() {
+            let mark = Mark::of(&batch.header, batch.bytes());
+            let mark = mark.map_err(|error| ReplicateError::Damaged {
+                index,
+                source: error.into(),
+            })?;
+            marks.extend(mark.map(|mark| (index, mark)));
+        }
+        self.inherit_marks(&from_leader.producers);
+        self.expect_marks(&marks);
         if begins_chain {
             self.touched = true;
             self.break_chain().map_err(|failure| match failure {
@@ -170,6 +185,7 @@ impl PartitionLog {
         self.all_or_none(now, |log| log.append_assigned(&batches))?;
         let headers: Vec<Header> = batches.into_iter().map(|batch| batch.header).collect();
         self.note_epochs(&headers);
+        self.note_marks(&headers, &marks);
         Ok(headers)
     }
 
@@ -219,6 +235,7 @@ impl PartitionLog {
                 let segment = &active.segment;
                 let disk = self.place().disk.as_ref();
                 remove_if_there(disk, &segment.index_path()).map_err(Failure::Refused)?;
+                self.place().remove_producers(segment.base);
                 remove_if_there(disk, &segment.path).map_err(Failure::Fatal)?;
                 self.place().sync_dir().map_err(Failure::Fatal)?;
                 self.place().files.forget(segment.id);

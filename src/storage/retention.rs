@@ -113,6 +113,7 @@ impl PartitionLog {
             return Ok(());
         }
         self.touched = true;
+        self.learn_marks();
         match self.seal() {
             Ok(()) => {}
             Err(Failure::Refused(error)) => return Err(error),
@@ -137,8 +138,10 @@ impl PartitionLog {
                 self.shared.place.disk.as_ref(),
                 &self.shared.place.segment_path(base),
             )?;
+            self.marks.roll_back(base);
             return Err(error);
         }
+        self.note_marks(&[], &[]);
         self.sync().map(drop)
     }
 
@@ -158,6 +161,15 @@ impl PartitionLog {
             self.sync()?;
         }
         self.touched = true;
+        if 0 < gone
+            && let Err(error) = self.keep_marks(&segments[gone])
+        {
+            // On a full disk there must still be a way to delete: the next segment writes it anew.
+            if !error.is_full() {
+                return Err(error);
+            }
+            tracing::warn!(%error, "what is known of producers cannot be written down");
+        }
         // First the beginning, then the files: a crash in between leaves files that the next open
         // removes, never records that were answered as deleted.
         self.store_checkpoint(Some(start), Standing::Open, true)?;
@@ -172,6 +184,7 @@ impl PartitionLog {
         for segment in &segments[..gone] {
             remove_if_there(place.disk.as_ref(), &segment.path)?;
             place.remove_quietly(&segment.index_path());
+            place.remove_producers(segment.base);
             place.files.forget(segment.id);
             deleted.segments += 1;
             deleted.bytes += segment.len();

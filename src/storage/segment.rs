@@ -23,7 +23,8 @@ pub(super) const FIRST: u64 = SEGMENT_HEADER_LEN as u64;
 
 const RECOMPRESSED: u32 = 1;
 const AFTER_GAP: u32 = 2;
-const KNOWN_FLAGS: u32 = RECOMPRESSED | AFTER_GAP;
+const MARKED: u32 = 4;
+const KNOWN_FLAGS: u32 = RECOMPRESSED | AFTER_GAP | MARKED;
 
 /// `N` bytes from `at` on; zeros when `bytes` is too short.
 pub(super) fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
@@ -51,6 +52,9 @@ pub struct SegmentHeader {
     pub recompressed: bool,
     /// Whether records before this segment are missing, so that the chain of batches begins anew.
     pub after_gap: bool,
+    /// Whether batches before this segment had marks of producers, so that what is remembered of
+    /// them stands in a file beside it.
+    pub marked: bool,
     /// Offset of the first record.
     pub base_offset: Offset,
     /// `header_crc` of the last batch before this segment, as it was when it was appended; 0 for none.
@@ -72,6 +76,9 @@ impl SegmentHeader {
         }
         if self.after_gap {
             flags |= AFTER_GAP;
+        }
+        if self.marked {
+            flags |= MARKED;
         }
         let mut b = [0; SEGMENT_HEADER_LEN];
         b[..4].copy_from_slice(&MAGIC);
@@ -100,6 +107,7 @@ impl SegmentHeader {
             partition: Partition(u32_at(b, 24)),
             recompressed: flags & RECOMPRESSED != 0,
             after_gap: flags & AFTER_GAP != 0,
+            marked: flags & MARKED != 0,
             base_offset: Offset(u64_at(b, 32)),
             prev_crc: u32_at(b, 40),
             last_crc: u32_at(b, 44),
@@ -128,9 +136,17 @@ pub(super) fn file_name(base: Offset) -> String {
     format!("{:020}.log", base.0)
 }
 
+/// The extension of files with what is remembered of producers.
+pub(super) const PRODUCERS: &str = "producers";
+
 /// The base offset that a segment's file name tells.
 pub(super) fn parse_file_name(name: &str) -> Option<Offset> {
-    let digits = name.strip_suffix(".log")?;
+    base_of(name, "log")
+}
+
+/// The base offset that the name of a segment's file with this extension tells.
+pub(super) fn base_of(name: &str, extension: &str) -> Option<Offset> {
+    let digits = name.strip_suffix(extension)?.strip_suffix('.')?;
     if digits.len() != 20 || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return None;
     }
@@ -257,6 +273,11 @@ impl Segment {
 
     pub(super) fn index_path(&self) -> PathBuf {
         self.path.with_extension("index")
+    }
+
+    /// Where the state of producers at the beginning of the segment stands, if there is any.
+    pub(super) fn producers_path(&self) -> PathBuf {
+        self.path.with_extension(PRODUCERS)
     }
 
     pub(super) fn crc(&self) -> u32 {

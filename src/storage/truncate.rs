@@ -12,6 +12,7 @@ use super::disk::OpenMode;
 use super::error::{Attempt, StorageError};
 use super::index::{self, Entry};
 use super::log::{Durable, PartitionLog, Standing, remove_if_there};
+use super::producers::Marks;
 use super::segment::{FIRST, Place, Points4k, Segment, parse_file_name};
 use super::walk::{Expect, Walk};
 use crate::types::Offset;
@@ -64,6 +65,7 @@ impl PartitionLog {
         self.shared.cut_to(end);
         (self.active, self.tail) = (None, cut.tail.clone());
         self.forget_epochs_from(end);
+        self.marks.cut();
         self.or_poison(|log| log.cut_files(&segments, &cut))?;
         if let Err(error) = self.begin_empty() {
             // The next append tries again.
@@ -96,6 +98,7 @@ impl PartitionLog {
         self.shared.begin_at(start);
         (self.active, self.tail) = (None, tail);
         self.epochs = None;
+        self.marks = Marks::none(start);
         for segment in segments.iter() {
             self.place().files.forget(segment.id);
         }
@@ -231,6 +234,7 @@ impl PartitionLog {
         for segment in gone.iter().rev() {
             place.files.forget(segment.id);
             remove_if_there(disk, &segment.index_path())?;
+            place.remove_producers(segment.base);
             remove_if_there(disk, &segment.path)?;
             place.sync_dir()?;
         }
@@ -273,7 +277,8 @@ pub(super) fn remove_segments(place: &Place) -> Result<(), StorageError> {
         names => names.attempt("list", &place.dir)?,
     };
     for name in names {
-        if parse_file_name(&name).is_some() {
+        if let Some(base) = parse_file_name(&name) {
+            place.remove_producers(base);
             let path = place.dir.join(name);
             remove_if_there(disk, &path.with_extension("index"))?;
             remove_if_there(disk, &path)?;

@@ -11,6 +11,8 @@ pub enum Outcome {
     Refused,
     /// It may have happened, or may happen yet.
     Unknown,
+    /// It has happened before, by an earlier request that was the same.
+    Applied,
 }
 
 macro_rules! codes {
@@ -87,6 +89,14 @@ codes! {
     TopicExists = ("topic_exists", 409, false, Refused),
     /// The cluster is not, or is no longer, in a state that allows this.
     Conflict = ("conflict", 409, false, Refused),
+    /// The producer goes on in a newer epoch: somebody else has taken its place.
+    ProducerFenced = ("producer_fenced", 409, false, Refused),
+    /// What the producer sent before this has not arrived; send that first.
+    OutOfOrder = ("out_of_order", 409, true, Refused),
+    /// The producer is not known to the partition, or was silent for too long.
+    UnknownProducer = ("unknown_producer", 409, false, Refused),
+    /// The records were appended by an earlier request, too long ago to say where.
+    DuplicateUnknownOffset = ("duplicate_unknown_offset", 409, false, Applied),
     /// The records at that offset are gone (retention or trim).
     OffsetTrimmed = ("offset_trimmed", 410, false, Refused),
     /// The record at that offset is damaged on every replica.
@@ -101,6 +111,10 @@ codes! {
     OffsetOutOfRange = ("offset_out_of_range", 416, false, Refused),
     /// A node-wide bound on topics or partitions is reached.
     LimitReached = ("limit_reached", 422, false, Refused),
+    /// The producer sent something else under this sequence number.
+    SequenceReuse = ("sequence_reuse", 422, false, Refused),
+    /// Another request was sent under this idempotency key.
+    IdempotencyKeyReuse = ("idempotency_key_reuse", 422, false, Refused),
     /// Too much work is waiting; try again after `Retry-After`.
     Overloaded = ("overloaded", 429, true, Refused),
     /// The request's headers are too large.

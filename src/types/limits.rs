@@ -42,6 +42,13 @@ pub const HEADERS: usize = 64;
 /// Greatest sum of header names and values of one record, in bytes.
 pub const HEADER_BYTES: usize = 64 * 1024;
 
+/// Idempotent producers that one partition remembers; who was heard longest ago is forgotten first.
+pub const PRODUCERS_PER_PARTITION: usize = 10_000;
+/// Idempotency keys that one partition remembers; the oldest are forgotten first.
+pub const KEYS_PER_PARTITION: usize = 100_000;
+/// Longest idempotency key, in bytes.
+pub const IDEMPOTENCY_KEY_BYTES: usize = 255;
+
 /// Greatest JSON request body that is held in memory, in bytes. NDJSON streams are not bounded by this.
 pub const JSON_BODY_BYTES: usize = 32 * 1024 * 1024;
 /// Most records of one JSON request. NDJSON streams are not bounded by this.

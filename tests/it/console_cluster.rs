@@ -327,7 +327,8 @@ async fn nameless(browser: &Browser) -> Vec<Value> {
     let operated: Vec<&Value> = nodes
         .filter(|node| operable.contains(&node["role"]["value"].as_str().unwrap_or("")))
         .collect();
-    assert!(8 < operated.len(), "only {} controls", operated.len());
+    // A dialog takes everything outside of it out of reach.
+    assert!(2 < operated.len(), "only {} controls", operated.len());
     let nameless = operated.into_iter().filter(|node| {
         let name = node["name"]["value"].as_str();
         name.is_none_or(str::is_empty)

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use pilgrimage::client::{Client, Follow, Next, ProduceOptions, Publish, Read, Start};
+use pilgrimage::client::{Client, Follow, Idempotency, Next, ProduceOptions, Publish, Read, Start};
 use pilgrimage::types::Partition;
 use tokio::task::JoinSet;
 
@@ -143,7 +143,8 @@ async fn write(
     let options = ProduceOptions {
         acks: load.acks,
         partition: Some(Partition(0)),
-        expected_offset: None,
+        idempotency: Idempotency::Off,
+        ..ProduceOptions::default()
     };
     for number in (index..schedule.total).step_by(load.connections) {
         let value = values.get(number);

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use pilgrimage::client::{Acks, Client, ClientError, ClientOptions, ProduceOptions, Publish};
+use pilgrimage::client::{
+    Acks, Client, ClientError, ClientOptions, Idempotency, ProduceOptions, Publish,
+};
 use pilgrimage::record::{Batch, BatchBuilder, Codec, Format, Producer, Record};
 use pilgrimage::types::{Clock, Partition, SystemClock, TopicName};
 use tokio::task::JoinSet;
@@ -326,7 +328,8 @@ async fn send(
     let options = ProduceOptions {
         acks: load.acks,
         partition: Some(Partition(place.1)),
-        expected_offset: None,
+        idempotency: Idempotency::Off,
+        ..ProduceOptions::default()
     };
     Ok(match body {
         Body::Batch(batch) => {

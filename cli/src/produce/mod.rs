@@ -204,7 +204,7 @@ async fn ndjson(args: &ProduceArgs, client: &Client) -> Result<Summary, Failure>
     let options = ProduceOptions {
         acks: args.acks.into(),
         partition: args.partition.map(Partition),
-        expected_offset: None,
+        ..ProduceOptions::default()
     };
     let ack = client
         .produce_ndjson_stream(&args.topic, chunks, &options)

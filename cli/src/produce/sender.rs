@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use indicatif::ProgressBar;
-use pilgrimage::api::v1::{Ack, ProducedBatches};
+use pilgrimage::api::v1::{Ack, NewProducer, ProducedBatches};
 use pilgrimage::client::{Acks, Client, ClientError, ProduceOptions};
 use pilgrimage::record::{BatchBuilder, Codec, HEADER_LEN, Producer, Record};
 use pilgrimage::types::{Clock, Partition, SystemClock, TopicName};
@@ -108,6 +108,10 @@ pub(super) struct Sender {
     codec: Codec,
     max_records: usize,
     lanes: BTreeMap<u32, BatchBuilder>,
+    /// Who sends, so that what has to be sent twice is appended once; none with acks=none.
+    producer: Option<NewProducer>,
+    /// The sequence number that comes next in each partition.
+    next: BTreeMap<u32, u32>,
     /// Bytes that wait for more of their partition.
     pub(super) buffered: usize,
     in_flight: JoinSet<Sent>,
@@ -138,6 +142,8 @@ impl Sender {
             codec,
             max_records,
             lanes: BTreeMap::new(),
+            producer: None,
+            next: BTreeMap::new(),
             buffered: 0,
             in_flight: JoinSet::new(),
             busy: Vec::new(),
@@ -178,14 +184,15 @@ impl Sender {
         };
         let (records, bytes) = (lane.len() as u64, lane.batch_len() - HEADER_LEN);
         self.buffered = self.buffered.saturating_sub(bytes);
-        let Some(batch) = lane.build(self.codec, Producer::default()) else {
+        let stamp = self.stamp(partition, records as u32).await?;
+        let Some(batch) = lane.build(self.codec, stamp) else {
             return Ok(());
         };
         let (client, topic) = (self.client.clone(), self.topic.clone());
         let options = ProduceOptions {
             acks: self.acks,
             partition: Some(Partition(partition)),
-            expected_offset: None,
+            ..ProduceOptions::default()
         };
         self.busy.push(partition);
         self.in_flight.spawn(async move {
@@ -198,6 +205,25 @@ impl Sender {
             }
         });
         Ok(())
+    }
+
+    /// The place of the next `records` records among all that go to `partition`.
+    async fn stamp(&mut self, partition: u32, records: u32) -> Result<Producer, Failure> {
+        if self.acks == Acks::None {
+            return Ok(Producer::default());
+        }
+        let producer = match self.producer {
+            Some(producer) => producer,
+            None => *self.producer.insert(self.client.new_producer().await?),
+        };
+        let next = self.next.entry(partition).or_insert(0);
+        let stamp = Producer {
+            id: producer.id,
+            epoch: producer.epoch,
+            base_sequence: *next,
+        };
+        *next = next.wrapping_add(records);
+        Ok(stamp)
     }
 
     async fn wait_for_one(&mut self) -> Result<(), Failure> {

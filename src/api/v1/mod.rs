@@ -4,6 +4,7 @@ mod brokers;
 mod cluster;
 mod node;
 mod problem;
+mod producers;
 mod records;
 mod topics;
 
@@ -11,6 +12,7 @@ pub use brokers::*;
 pub use cluster::*;
 pub use node::*;
 pub use problem::*;
+pub use producers::*;
 pub use records::*;
 pub use topics::*;
 

@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
+use super::ProducerStamp;
+
 /// One record to produce.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -70,6 +72,9 @@ pub enum HeaderValues {
 pub struct ProduceRequest {
     /// The records; those of one partition are appended together or not at all.
     pub records: Vec<NewRecord>,
+    /// Where they stand among all that the producer sends to their partition; all must be for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub producer: Option<ProducerStamp>,
 }
 
 /// What an acknowledgement proves.

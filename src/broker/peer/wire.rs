@@ -248,6 +248,8 @@ pub(in crate::broker) struct FetchResponse {
     pub(in crate::broker) answer: crate::replication::FetchAnswer,
     /// Whether the first batch is not chained to the one before it.
     pub(in crate::broker) begins_chain: bool,
+    /// Bytes before the batches that tell what is remembered of producers.
+    pub(in crate::broker) producers: u32,
 }
 
 /// Which topic's readers want word.

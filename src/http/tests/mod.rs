@@ -4,6 +4,7 @@ mod assets;
 mod browsers;
 mod connections;
 mod hostile;
+mod once;
 mod produce;
 mod read;
 mod stream;

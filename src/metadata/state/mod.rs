@@ -104,6 +104,7 @@ impl State {
                 };
                 self.set_position(position, changes)
             }
+            Command::RegisterProducer => Ok(Applied::ProducerRegistered { id: self.number() }),
             Command::RegisterNode(asked) => self.register_node(asked, changes),
             Command::ActivateNode { id, incarnation } => {
                 self.activate_node(*id, *incarnation, changes)

@@ -19,7 +19,9 @@ impl Task {
                 acks,
                 reply,
                 room,
+                early_until: None,
             }),
+            Message::GiveUpEarly => self.give_up(),
             Message::Assume(assignment) => self.assume(assignment),
             Message::Upstream(Upstream { leader, requests }) => {
                 self.upstreams.insert(leader, requests);

@@ -1,6 +1,8 @@
 //! The owner of one partition's log.
 
+mod early;
 mod intake;
+mod upkeep;
 mod warmth;
 
 use std::collections::VecDeque;
@@ -21,6 +23,7 @@ use crate::partition::handle::{
 };
 use crate::partition::job::{Commit, Done, Grown, Job, Outcome, Surroundings, Waiting};
 use crate::partition::lead::{Lead, Proposal};
+use crate::partition::once::Early;
 use crate::partition::{AppendError, MaintainError, chain};
 use crate::replication::{EpochCache, FetchAnswer, Follower, Leader, LogPosition, Timing};
 use crate::storage::{HighWatermark, PartitionLog, StorageError};
@@ -92,6 +95,7 @@ pub fn spawn(name: TopicPartition, log: PartitionLog, hosted: Hosted) -> Partiti
         upstreams: Upstreams::new(),
         assignment: None,
         appends: VecDeque::new(),
+        early: Vec::new(),
         upkeep: VecDeque::new(),
         commits: 0,
         must_sync: false,
@@ -136,6 +140,8 @@ struct Task {
     /// What the metadata says and was not taken up yet, because the log is away.
     assignment: Option<Box<Assignment>>,
     appends: VecDeque<Waiting>,
+    /// Idempotent producers' batches that wait for those before them.
+    early: Vec<Early>,
     upkeep: VecDeque<Message>,
     /// Writes since the last upkeep.
     commits: u32,
@@ -288,7 +294,7 @@ impl Task {
         };
         let epoch = lead.epoch();
         let mut bytes = 0;
-        let mut group = Vec::with_capacity(self.appends.len());
+        let mut group = self.unpark();
         while bytes < limits::GROUP_COMMIT_BYTES
             && let Some(waiting) = self.appends.pop_front()
         {
@@ -369,8 +375,10 @@ impl Task {
             Outcome::Committed {
                 epoch,
                 written,
+                early,
                 answers,
             } => {
+                self.park(early);
                 let failed = answers.iter().find_map(|(_, answer)| match answer {
                     Err(AppendError::Sync { reason, .. } | AppendError::Offline { reason, .. }) => {
                         Some(reason.clone())
@@ -549,82 +557,6 @@ impl Task {
                     .for_each(|own| follow.ask(own, &self.epochs, &self.upstreams));
             }
             Role::None => {}
-        }
-    }
-
-    fn offline(&mut self, reason: &str) {
-        if *self.state.borrow() != State::Online {
-            return;
-        }
-        tracing::error!(partition = %self.shared.name, reason, "partition is offline");
-        self.state.send_replace(State::Offline(reason.to_owned()));
-        self.resign_at = Some(Instant::now());
-        self.resign();
-    }
-
-    /// D1: a leader that cannot acknowledge anything any more gives way to another copy.
-    fn resign(&mut self) {
-        let now = Instant::now();
-        if self.resign_at.is_none_or(|at| now < at) {
-            return;
-        }
-        self.resign_at = Some(now + RESIGN);
-        let has_others = matches!(&self.role, Role::Lead(lead) if !lead.is_alone());
-        if let Some(from) = self.own().filter(|_| has_others) {
-            // Full means that the controller is far behind: asked again in a moment.
-            let _ = self.hosted.proposals.try_send(Proposal::Resign { from });
-        }
-    }
-
-    /// Starts to recompress one sealed segment, beside the task, if one is due.
-    fn recompress(&mut self, log: &PartitionLog) {
-        if self.recompressing {
-            return;
-        }
-        let Some(candidate) = log.recompression_candidate() else {
-            return;
-        };
-        let Ok(turn) = self.hosted.compressors.clone().try_acquire_owned() else {
-            return;
-        };
-        self.recompressing = true;
-        let mailbox = self.mailbox.clone();
-        self.hosted.tasks.spawn("recompress", async move {
-            let done = tokio::task::spawn_blocking(move || candidate.run()).await;
-            drop(turn);
-            let done = match done {
-                Ok(done) => done.map_err(|error| chain(&error)),
-                Err(_) => Err("the compressor stopped unexpectedly".to_owned()),
-            };
-            if let Some(mailbox) = mailbox.upgrade() {
-                let _ = mailbox.send(Message::Recompressed(done));
-            }
-        });
-    }
-
-    async fn end(mut self, log: PartitionLog, end: End) {
-        // Who still waits for followers is told that nobody knows.
-        self.role = Role::None;
-        let (ended, reply) = match end {
-            End::Close(reply) => (
-                tokio::task::spawn_blocking(move || log.close()).await,
-                Some(reply),
-            ),
-            End::Destroy(reply) => (
-                tokio::task::spawn_blocking(move || log.destroy()).await,
-                Some(reply),
-            ),
-            // What was acknowledged is synced already.
-            End::Dropped => (tokio::task::spawn_blocking(move || log.close()).await, None),
-        };
-        let name = self.shared.name.clone();
-        let answer = match ended {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(MaintainError::storage(&name, &error)),
-            Err(_) => Err(MaintainError::Closed(name)),
-        };
-        if let Some(reply) = reply {
-            let _ = reply.send(answer);
         }
     }
 }

@@ -57,6 +57,7 @@ fn a_recompressed_segments_header_has_these_bytes_and_no_prefix_is_one() {
         partition: PARTITION,
         recompressed: true,
         after_gap: true,
+        marked: false,
         base_offset: Offset(0x0102_0304_0506_0708),
         prev_crc: 0x1111_2222,
         last_crc: 0x3333_4444,

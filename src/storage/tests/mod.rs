@@ -6,6 +6,7 @@ mod damage;
 mod faults;
 mod golden;
 mod model;
+mod producers;
 mod replica;
 mod replica_crash;
 mod replica_model;

@@ -142,6 +142,7 @@ fn f3_only_the_very_next_sound_batches_of_this_log_are_appended() {
         let damaged = ReplicaBatches {
             batches: bytes.into(),
             begins_chain: false,
+            producers: Bytes::new(),
         };
         log.append_replicated(damaged, Timestamp(0)).unwrap_err();
     }
@@ -149,6 +150,7 @@ fn f3_only_the_very_next_sound_batches_of_this_log_are_appended() {
         let cut = ReplicaBatches {
             batches: rest.slice(..len),
             begins_chain: true,
+            producers: Bytes::new(),
         };
         let boundary = split_batches(cut.batches.clone()).is_ok();
         if !boundary {
@@ -192,6 +194,7 @@ fn f3_only_the_very_next_sound_batches_of_this_log_are_appended() {
     let fallen = ReplicaBatches {
         batches: bytes.freeze(),
         begins_chain: true,
+        producers: Bytes::new(),
     };
     let error = log.append_replicated(fallen, Timestamp(0)).unwrap_err();
     assert!(matches!(error, ReplicateError::Unchained { .. }), "{error}");

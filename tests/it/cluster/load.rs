@@ -141,7 +141,8 @@ impl Producer {
                     at += 1;
                     match error.outcome() {
                         types::Outcome::Refused => Outcome::Refused,
-                        types::Outcome::Unknown => Outcome::Unknown,
+                        // Nothing here is sent twice: what was there before may be this record.
+                        types::Outcome::Unknown | types::Outcome::Applied => Outcome::Unknown,
                     }
                 }
             };

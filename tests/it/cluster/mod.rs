@@ -30,6 +30,7 @@ pub(crate) use crate::crash::PARTITIONS;
 use crate::crash::read_all;
 use crate::support::{Node, command};
 use nodes::Cluster;
+pub(crate) use nodes::TURN;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_written_through_one_node_is_read_through_every_other_at_once() {

@@ -23,7 +23,7 @@ const PEERS: u16 = 9080;
 
 /// One cluster at a time: on a machine with few cores, several would wait for each other so long
 /// that nodes are taken for dead.
-pub(super) static TURN: Mutex<()> = Mutex::const_new(());
+pub(crate) static TURN: Mutex<()> = Mutex::const_new(());
 
 /// Where a node runs, and how it is started.
 #[derive(Debug, Clone)]
