@@ -309,6 +309,8 @@ impl Broker {
             };
             cluster::serve(listener, serve, peer::answer(weak.clone()), &tasks);
         }
+        // Before it looks for anybody: all nodes may have other addresses than when they last met.
+        tasks.spawn("whereabouts", membership::whereabouts(weak.clone()));
         let broker = Self {
             inner: inner.clone(),
         };
@@ -326,8 +328,7 @@ impl Broker {
         tasks.spawn("reach", reach::run(weak.clone()));
         tasks.spawn("heartbeat", controller::beat(weak.clone()));
         tasks.spawn("controller", controller::run(weak.clone(), told));
-        tasks.spawn("in-sync", controller::propose(weak.clone(), proposed));
-        tasks.spawn("whereabouts", membership::whereabouts(weak));
+        tasks.spawn("in-sync", controller::propose(weak, proposed));
         broker.spawn_watchers(disk);
         metrics::counter!(crate::telemetry::BROKER_STARTS).increment(1);
         Ok(broker)

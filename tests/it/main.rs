@@ -13,6 +13,7 @@ mod cluster;
 mod console;
 mod crash;
 mod disk_full;
+mod local_cluster;
 mod operations;
 mod real_input;
 mod shell;

@@ -143,6 +143,11 @@ impl Node {
                 .unwrap()
                 .success()
         );
+        self.ended()
+    }
+
+    /// The exit status, once it has ended by itself.
+    pub fn ended(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.process.try_wait().unwrap() {
