@@ -4,6 +4,8 @@
 //! and `PILGRIMAGE_ALLOWED_HOSTS` in the environment. The command line counts most, then the
 //! environment, then the file, then the default.
 
+mod nodes;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -11,7 +13,9 @@ use serde::Deserialize;
 
 use crate::auth::guard::{AllowedHosts, InvalidEntry};
 use crate::auth::{AnonymousAccess, Policy};
-use crate::types::{BrokerId, InvalidName, InvalidSettings, TopicPatch, TopicSettings};
+use crate::types::{BrokerId, InvalidName, InvalidSettings, TopicPatch, TopicSettings, limits};
+
+pub(crate) use nodes::PEER_PORT;
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -45,9 +49,12 @@ pub struct Options {
     pub storage: Option<PathBuf>,
     /// The broker's id. Default `broker1`.
     pub id: Option<String>,
+    /// How many nodes `pilgrimage start` runs, as a cluster on this machine. Default 1.
+    pub nodes: Option<u32>,
     /// Partitions of topics that say nothing else. Default 1.
     pub partitions: Option<u32>,
-    /// Copies wanted of each partition. Default 1; 3 for a node that joins others.
+    /// Copies wanted of each partition. Default 1; 3 for a node that joins others; as many as
+    /// `nodes`, but at most 3, for several.
     pub replication: Option<u32>,
     /// In-sync replicas without which `acks=all` is refused, for topics that say nothing else.
     /// Default: a majority of the copies, 1 for two copies or fewer.
@@ -93,6 +100,7 @@ impl Options {
             listen: self.listen.or(below.listen),
             storage: self.storage.or(below.storage),
             id: self.id.or(below.id),
+            nodes: self.nodes.or(below.nodes),
             partitions: self.partitions.or(below.partitions),
             replication: self.replication.or(below.replication),
             min_insync_replicas: self.min_insync_replicas.or(below.min_insync_replicas),
@@ -149,6 +157,22 @@ pub enum ConfigError {
     /// Not a name for a place.
     #[error("rack {0:?} is not 1 to 249 letters, digits, \".\", \"_\" and \"-\"")]
     Rack(String),
+    /// More nodes than one machine runs, or none.
+    #[error("nodes must be between 1 and {most}, and is {0}", most = limits::LOCAL_NODES)]
+    Nodes(u32),
+    /// A setting of one node beside several.
+    #[error(
+        "{0} is for a single node: a cluster that nodes begins on this machine has no use for it"
+    )]
+    SingleNode(&'static str),
+    /// Nodes that listen on one port after the other run out of ports.
+    #[error("{nodes} nodes cannot listen on one port after the other from {first} on")]
+    Ports {
+        /// How many.
+        nodes: u32,
+        /// The first one's address.
+        first: SocketAddr,
+    },
     /// Not an id.
     #[error(transparent)]
     Id(#[from] InvalidName),
@@ -182,6 +206,8 @@ pub struct Config {
     pub storage: PathBuf,
     /// The broker's id.
     pub id: BrokerId,
+    /// How many nodes run on this machine as one cluster: see [`each_node`](Self::each_node).
+    pub nodes: u32,
     /// Partitions of topics that say nothing else.
     pub partitions: u32,
     /// Copies wanted of each partition.
@@ -292,9 +318,21 @@ impl Config {
                 given: text.to_owned(),
             })
         });
-        let replication = options
-            .replication
-            .unwrap_or(if join.is_empty() { 1 } else { 3 });
+        let nodes = options.nodes.unwrap_or(1);
+        if !(1..=limits::LOCAL_NODES).contains(&nodes) {
+            return Err(ConfigError::Nodes(nodes));
+        }
+        let single = [
+            ("join", !join.is_empty()),
+            ("bootstrap", options.bootstrap == Some(true)),
+            ("advertise", options.advertise.is_some()),
+            ("peer_advertise", options.peer_advertise.is_some()),
+        ];
+        if let Some((setting, _)) = single.iter().find(|(_, given)| 1 < nodes && *given) {
+            return Err(ConfigError::SingleNode(setting));
+        }
+        let copies = if join.is_empty() { nodes.min(3) } else { 3 };
+        let replication = options.replication.unwrap_or(copies);
         let config = Self {
             listen,
             storage: options.storage.unwrap_or_else(|| "data".into()),
@@ -302,6 +340,7 @@ impl Config {
                 .id
                 .unwrap_or_else(|| "broker1".to_owned())
                 .try_into()?,
+            nodes,
             partitions: options.partitions.unwrap_or(1),
             replication,
             min_insync_replicas: options
@@ -388,6 +427,7 @@ mod tests {
                 listen: "127.0.0.1:8080".parse().unwrap(),
                 storage: "data".into(),
                 id: "broker1".try_into().unwrap(),
+                nodes: 1,
                 partitions: 1,
                 replication: 1,
                 min_insync_replicas: 1,
@@ -443,6 +483,9 @@ mod tests {
             ("advertise = \"node1:8080\"", "advertise"),
             ("rack = \"a b\"", "rack"),
             ("min_insync_replicas = 2", "min_insync_replicas"),
+            ("nodes = 0", "nodes must be between 1"),
+            ("nodes = 17", "nodes must be between 1"),
+            ("nodes = 3\njoin = [\"127.0.0.1:1\"]", "join is for a"),
             ("listen = \"0.0.0.0:8080\"", "--allow-anonymous"),
         ] {
             let error = load(Options::default(), file).unwrap_err().to_string();
@@ -461,6 +504,8 @@ mod tests {
         assert_eq!(defaults("replication = 2"), (2, 1));
         assert_eq!(defaults("join = [\"127.0.0.1:9080\"]"), (3, 2));
         assert_eq!(defaults("replication = 5"), (5, 3));
+        assert_eq!(defaults("nodes = 2"), (2, 1));
+        assert_eq!(defaults("nodes = 5"), (3, 2));
     }
 
     #[test]

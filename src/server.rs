@@ -15,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 use crate::auth::guard::InvalidEntry;
 use crate::broker::{self, Broker, Brokers, ClusterOptions, OpenError};
 use crate::cluster::{ClusterSecret, SECRET_FILE_NAME, SecretError};
-use crate::config::{Config, LogFormat};
+use crate::config::{Config, LogFormat, PEER_PORT};
 use crate::http::{self, App, serve};
 use crate::tasks::{Tasks, Unfinished};
 use crate::telemetry;
@@ -43,6 +43,9 @@ pub enum ServerError {
         "{0}; copy cluster.key from the storage of a node of the cluster, and name it with --cluster-secret-file"
     )]
     Secret(#[from] SecretError),
+    /// Several nodes were asked for.
+    #[error("a process runs one node, and not {0}: start each of Config::each_node by itself")]
+    SeveralNodes(u32),
     /// A default for topics is out of its bounds.
     #[error(transparent)]
     Settings(#[from] InvalidSettings),
@@ -82,6 +85,9 @@ impl Running {
     /// # Errors
     /// See [`ServerError`]; nothing is left running.
     pub async fn start(config: Config) -> Result<Self, ServerError> {
+        if config.nodes != 1 {
+            return Err(ServerError::SeveralNodes(config.nodes));
+        }
         raise_file_limit();
         // Before anything is recovered: a second start on the same port must not touch anything.
         let listener = serve::bind(config.listen).map_err(|source| match source.kind() {
@@ -195,9 +201,6 @@ impl Running {
     }
 }
 
-/// How far the port for other nodes is from the one for clients, unless it is given.
-const PEER_PORT: u16 = 1000;
-
 async fn cluster_options(
     config: &Config,
     address: SocketAddr,
@@ -286,8 +289,9 @@ pub async fn interrupted() {
     }
 }
 
-/// Libraries of which only errors are told.
-const QUIET: &str = "openraft=error,chitchat=error";
+/// Libraries of which only errors are told. What openraft refuses, such as a second change of
+/// members at once, is not one: whoever asked gets it as an answer.
+const QUIET: &str = "openraft=error,openraft::raft::api::management=off,chitchat=error";
 
 /// Sends log lines to stderr. Called twice, the first call counts.
 pub fn log_to_stderr(format: LogFormat, level: &str) {
@@ -295,6 +299,8 @@ pub fn log_to_stderr(format: LogFormat, level: &str) {
     let filter = EnvFilter::builder().parse_lossy(format!("{QUIET},{level}"));
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // It would be told to stderr, too, and panic where that is closed.
+        .log_internal_errors(false)
         .with_writer(io::stderr);
     // Fails only if log lines go somewhere already.
     let _ = match format {

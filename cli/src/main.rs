@@ -9,6 +9,7 @@ mod consume;
 mod context;
 mod failure;
 mod input;
+mod local_cluster;
 mod log;
 mod moving;
 mod node;
@@ -153,6 +154,8 @@ mod tests {
             "start -i broker1 -p 3 -r 2 -s /tmp/b1 --test-mode",
             "start --listen 0.0.0.0:80 --allow-anonymous --allowed-hosts a,b:80 --config x.toml",
             "start --allow-anonymous=false --auto-create-topics false --log-format json --log-level warn",
+            "start --nodes 3 --listen 9000",
+            "start -n 3",
             "stop --id broker1",
             "stop -i broker1",
             "send broker1 hello",
@@ -200,6 +203,25 @@ mod tests {
             "bench end-to-end --url http://x:1 --rate 100 --no-baseline",
         ] {
             assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
+        }
+    }
+
+    #[test]
+    fn the_service_is_started_with_settings_that_exist() {
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+        let unit = std::fs::read_to_string(format!("{root}/packaging/pilgrimage.service")).unwrap();
+        let values = |key| unit.lines().filter_map(move |line| line.strip_prefix(key));
+        let starts: Vec<_> = values("ExecStart=/usr/local/bin/pilgrimage ").collect();
+        assert_eq!(starts.len(), 1);
+        assert!(parse(starts[0]).is_ok());
+        let start = <start::StartArgs as clap::Args>::augment_args(clap::Command::new("start"));
+        let known: Vec<_> = start
+            .get_arguments()
+            .filter_map(clap::Arg::get_env)
+            .collect();
+        let set = values("Environment=").map(|pair| pair.split_once('=').unwrap().0);
+        for name in set.filter(|name| *name != "PILGRIMAGE_STATE_DIR") {
+            assert!(known.contains(&std::ffi::OsStr::new(name)), "{name}");
         }
     }
 

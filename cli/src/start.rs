@@ -1,7 +1,8 @@
-//! `start`: runs a node in this process.
+//! `start`: runs a node in this process, or has several run beside it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 
 use clap::{ArgAction, Args};
 use pilgrimage::client::{Client, ProduceOptions, Publish};
@@ -10,8 +11,8 @@ use pilgrimage::server::{self, Running, ServerError};
 use pilgrimage::types::{Offset, Partition, TopicName, TopicPatch};
 
 use crate::failure::{Exit, Failure};
-use crate::output;
 use crate::registry::{Entry, RegisterError, Registration, Registry};
+use crate::{local_cluster, output};
 
 const AFTER_HELP: &str = "\
 Each setting can also stand in a TOML file (--config) under its name with underscores, or in the
@@ -26,10 +27,19 @@ pub(crate) struct StartArgs {
     /// The broker's id [default: broker1].
     #[arg(long, short, env = "PILGRIMAGE_ID", hide_env_values = true)]
     id: Option<String>,
+    /// Runs a cluster of N nodes on this machine; ids, ports and folders count up [default: 1].
+    #[arg(
+        long,
+        short,
+        value_name = "N",
+        env = "PILGRIMAGE_NODES",
+        hide_env_values = true
+    )]
+    nodes: Option<u32>,
     /// Partitions of topics that say nothing else [default: 1].
     #[arg(long, short, env = "PILGRIMAGE_PARTITIONS", hide_env_values = true)]
     partitions: Option<u32>,
-    /// Copies wanted of each partition [default: 1; 3 with --join].
+    /// Copies wanted of each partition [default: 1; 3 with --join or 3 nodes].
     #[arg(long, short, env = "PILGRIMAGE_REPLICATION", hide_env_values = true)]
     replication: Option<u32>,
     /// In-sync replicas without which acks=all is refused [default: a majority; 1 for 1 or 2 copies].
@@ -164,14 +174,18 @@ pub(crate) struct StartArgs {
     /// temporary directory.
     #[arg(long)]
     test_mode: bool,
+    /// Ends the node when its standard input ends: with the process that started it.
+    #[arg(long, hide = true)]
+    attached: bool,
 }
 
 impl StartArgs {
-    fn options(&self) -> Options {
+    pub(crate) fn options(&self) -> Options {
         Options {
             listen: self.listen.clone(),
             storage: self.storage.clone(),
             id: self.id.clone(),
+            nodes: self.nodes,
             partitions: self.partitions,
             replication: self.replication,
             min_insync_replicas: self.min_insync_replicas,
@@ -227,9 +241,17 @@ pub(crate) async fn run(args: StartArgs) -> Result<(), Failure> {
     }
     let config = Config::load(args.options(), args.config.as_deref())?;
     server::log_to_stderr(config.log_format, &config.log_level);
+    if config.nodes != 1 {
+        return local_cluster::run(&config).await;
+    }
+    local_cluster::keep_out(&config.storage)?;
     // First of all: who runs under this id already must not be disturbed.
     let mut registration = reserve(&config)?;
-    let running = Running::start(config.clone()).await?;
+    let mut told_to_end = pin!(told_to_end(args.attached));
+    let running = tokio::select! {
+        running = Running::start(config.clone()) => running?,
+        () = &mut told_to_end => return Ok(()),
+    };
     let url = reachable(running.address());
     if let Some(registration) = &mut registration {
         let entry = Entry {
@@ -247,23 +269,38 @@ pub(crate) async fn run(args: StartArgs) -> Result<(), Failure> {
     }
     // Whether anybody reads this is not what the node lives for.
     let _ = output::line(&greeting(&config, &running, &url));
-    tokio::select! {
-        () = server::interrupted() => {}
-        () = running.stopped() => {}
-    }
-    tokio::select! {
-        done = running.shutdown() => done?,
+    let failed = tokio::select! {
+        () = &mut told_to_end => None,
+        () = running.stopped() => None,
+        () = running.failed() => Some(ServerError::MetadataFailed(running.storage().to_owned())),
+    };
+    let ended = tokio::select! {
+        ended = running.shutdown() => ended,
         () = server::interrupted() => {
             return Err(Failure::failed("interrupted again: the node ended without waiting for its requests"));
         }
-    }
+    };
     drop(registration);
-    Ok(())
+    Ok(failed.map_or(ended, Err)?)
+}
+
+/// Returns at Ctrl-C and SIGTERM; if attached, also when the process that holds the other end of
+/// stdin has gone, or wants this one to end.
+async fn told_to_end(attached: bool) {
+    if !attached {
+        return server::interrupted().await;
+    }
+    let until_the_end = || std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+    tokio::select! {
+        () = server::interrupted() => {}
+        // Input that cannot be read has ended, too.
+        _ = tokio::task::spawn_blocking(until_the_end) => {}
+    }
 }
 
 /// Enters the node where `send`, `consume`, `status` and `stop` find it. That it cannot be entered
 /// is no reason not to run: it is then addressed by --url.
-fn reserve(config: &Config) -> Result<Option<Registration>, Failure> {
+pub(crate) fn reserve(config: &Config) -> Result<Option<Registration>, Failure> {
     let registry = Registry::of_user();
     match registry
         .map(|registry| registry.register(&config.id))
@@ -279,12 +316,12 @@ fn reserve(config: &Config) -> Result<Option<Registration>, Failure> {
     }
 }
 
-fn absolute(path: &Path) -> PathBuf {
+pub(crate) fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// The address that a client on this machine uses.
-fn reachable(address: SocketAddr) -> String {
+pub(crate) fn reachable(address: SocketAddr) -> String {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
@@ -321,6 +358,11 @@ async fn test(args: StartArgs) -> Result<(), Failure> {
         .or_else(|| temporary.as_ref().map(|dir| dir.path().to_owned()));
     options.log_level = options.log_level.or_else(|| Some("warn".into()));
     let config = Config::load(options, args.config.as_deref())?;
+    if config.nodes != 1 {
+        return Err(Failure::usage(
+            "--test-mode tests one node: leave out --nodes",
+        ));
+    }
     server::log_to_stderr(config.log_format, &config.log_level);
     let running = Running::start(config.clone()).await?;
     let url = reachable(running.address());

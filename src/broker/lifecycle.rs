@@ -313,6 +313,8 @@ impl Broker {
             };
             cluster::serve(listener, serve, peer::answer(weak.clone()), &tasks);
         }
+        // Before it looks for anybody: all nodes may have other addresses than when they last met.
+        tasks.spawn("whereabouts", membership::whereabouts(weak.clone()));
         let broker = Self {
             inner: inner.clone(),
         };
@@ -333,7 +335,6 @@ impl Broker {
         tasks.spawn("succession", controller::succession::watch(weak.clone()));
         tasks.spawn("in-sync", controller::propose(weak.clone(), proposed));
         tasks.spawn("load", load::measure(weak.clone()));
-        tasks.spawn("whereabouts", membership::whereabouts(weak));
         broker.spawn_watchers(disk);
         metrics::counter!(crate::telemetry::BROKER_STARTS).increment(1);
         Ok(broker)

@@ -247,7 +247,7 @@ impl Store {
         let (vote, seen) = {
             let metrics = self.inner.raft.metrics();
             let metrics = metrics.borrow_watched();
-            (metrics.vote.clone(), metrics.current_leader)
+            (metrics.vote, metrics.current_leader)
         };
         let mut others = self.status().voters;
         others.remove(&leader);

@@ -16,6 +16,8 @@ pub const TOPICS_PER_NODE: usize = 20_000;
 pub const POSITIONS_PER_NODE: usize = 200_000;
 /// Most nodes that a cluster knows, live and fenced.
 pub const NODES: usize = 256;
+/// Most nodes that one command starts on one machine.
+pub const LOCAL_NODES: u32 = 16;
 /// Longest address of a node (URL or host and port) and longest name of a rack, in bytes.
 pub const ADDRESS_BYTES: usize = 512;
 /// Most replicas of one partition.

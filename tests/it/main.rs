@@ -15,6 +15,7 @@ mod console_cluster;
 mod crash;
 mod disk_full;
 mod idempotence;
+mod local_cluster;
 mod nodes;
 mod operations;
 mod real_input;

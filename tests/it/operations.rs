@@ -1,9 +1,10 @@
 //! What the operations page tells an operator to do.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Child, Stdio};
 
-use pilgrimage::client::{ProduceOptions, Publish, Read};
+use pilgrimage::client::{Client, ProduceOptions, Publish, Read};
 use pilgrimage::types::{TopicName, TopicPatch};
 
 use crate::support::{Node, command, free_port, wait_until};
@@ -83,6 +84,18 @@ fn flow_list(yaml: &str, key: &str) -> Vec<String> {
     serde_json::from_str(line.trim()).unwrap()
 }
 
+/// The settings in the block of a YAML file that begins with the line `head`.
+fn settings(yaml: &str, head: &str) -> Vec<(String, String)> {
+    let depth = |line: &str| line.len() - line.trim_start().len();
+    let block = yaml.lines().skip_while(|line| *line != head).skip(1);
+    let block = block.take_while(|line| line.is_empty() || depth(head) < depth(line));
+    let pairs = block.filter_map(|line| line.trim().split_once(": "));
+    let settings = pairs.filter(|(name, _)| name.starts_with("PILGRIMAGE_"));
+    settings
+        .map(|(name, value)| (name.to_owned(), value.trim_matches('"').to_owned()))
+        .collect()
+}
+
 /// Ends with the test.
 struct Running(Child);
 
@@ -94,56 +107,96 @@ impl Drop for Running {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_compose_files_node_starts_is_healthy_and_answers_for_its_own_names_only() {
+async fn the_compose_files_nodes_form_a_healthy_cluster_that_answers_for_its_own_names_only() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let compose = std::fs::read_to_string(root.join("docker-compose.yml")).unwrap();
     let docker = std::fs::read_to_string(root.join("Dockerfile")).unwrap();
-    let start = flow_list(&compose, "command:");
-    assert_eq!(
-        start,
-        ["start", "--listen", "0.0.0.0:8080", "--allow-anonymous"]
-    );
     let published: Vec<&str> = compose
         .lines()
-        .filter(|line| line.contains(":8080:"))
+        .filter(|line| line.contains(":8080\""))
         .map(str::trim)
         .collect();
-    assert_eq!(published, ["- \"127.0.0.1:8080:8080\""]);
-    let hosts = compose
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("PILGRIMAGE_ALLOWED_HOSTS: "))
-        .unwrap();
+    assert_eq!(
+        published,
+        [8080, 8081, 8082].map(|port| format!("- \"127.0.0.1:{port}:8080\""))
+    );
 
     let dir = tempfile::tempdir().unwrap();
-    let port = free_port();
-    let here = |text: &String| text.replace("8080", &port.to_string());
-    let mut node = command(dir.path());
-    node.args(start.iter().map(here))
-        .env("PILGRIMAGE_ALLOWED_HOSTS", hosts);
-    node.env("PILGRIMAGE_STORAGE", dir.path().join("data"))
-        .stdout(Stdio::null());
-    let _node = Running(node.spawn().unwrap());
+    let shell = flow_list(&compose, "entrypoint:");
+    let draw = flow_list(&compose, "command:");
+    for _ in 0..2 {
+        let mut secret = std::process::Command::new(&shell[0]);
+        secret.args(&shell[1..]).args(&draw).current_dir(&dir);
+        assert!(secret.status().unwrap().success());
+    }
+    let secret = dir.path().join("cluster.key").display().to_string();
+
+    // What Docker does with addresses and names, done with ports on one machine.
+    let ports = [(); 3].map(|()| (free_port(), free_port()));
+    let common = settings(&compose, "x-environment: &environment");
+    assert_eq!(common.len(), 6);
+    let mut nodes = Vec::new();
+    for (index, (http, peers)) in ports.iter().enumerate() {
+        let own = settings(&compose, &format!("  broker{}:", index + 1));
+        let home = dir.path().join(format!("home{index}"));
+        let mut node = command(&home);
+        node.arg("start").stdout(Stdio::null());
+        node.env("PILGRIMAGE_STORAGE", home.join("data"));
+        for (name, value) in common.iter().chain(&own) {
+            let mut value = value.replace("/secret/cluster.key", &secret);
+            for (number, (_, peers)) in (1..).zip(&ports) {
+                let there = format!("127.0.0.1:{peers}");
+                value = value.replace(&format!("broker{number}:9080"), &there);
+            }
+            value = value.replace("0.0.0.0:9080", &format!("127.0.0.1:{peers}"));
+            node.env(
+                name,
+                value.replace("0.0.0.0:8080", &format!("0.0.0.0:{http}")),
+            );
+        }
+        nodes.push(Running(node.spawn().unwrap()));
+    }
 
     let check = flow_list(&docker, "CMD");
     assert_eq!(check[..2], ["pilgrimage", "status"]);
-    let is_healthy = || {
-        let mut check_now = command(dir.path());
-        check_now
-            .args(check[1..].iter().map(here))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        async move { check_now.status().unwrap().success() }
-    };
-    wait_until("the health check of the image", is_healthy).await;
+    for (http, _) in ports {
+        let here = |text: &String| text.replace("8080", &http.to_string());
+        let is_healthy = || {
+            let mut check_now = command(dir.path());
+            check_now
+                .args(check[1..].iter().map(here))
+                .stdout(Stdio::null())
+                .stderr(Stdio::null());
+            async move { check_now.status().unwrap().success() }
+        };
+        wait_until("the health check of the image", is_healthy).await;
+    }
+    let (first, _) = ports[0];
+    let client = Client::new(&format!("http://127.0.0.1:{first}")).unwrap();
+    wait_until("three voters", || async {
+        let cluster = client.cluster().await;
+        cluster.is_ok_and(|cluster| cluster.nodes.iter().filter(|node| node.voter).count() == 3)
+    })
+    .await;
+    let cluster = client.cluster().await.unwrap();
+    let urls = cluster.nodes.iter().map(|node| node.url.as_str());
+    assert_eq!(
+        urls.collect::<BTreeSet<_>>(),
+        BTreeSet::from([
+            "http://localhost:8080",
+            "http://localhost:8081",
+            "http://localhost:8082"
+        ])
+    );
 
     let answer = |host: String| async move {
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let request = http
-            .get(format!("http://127.0.0.1:{port}/v1/topics"))
+            .get(format!("http://127.0.0.1:{first}/v1/topics"))
             .header("host", host);
         request.send().await.unwrap().status().as_u16()
     };
-    assert_eq!(answer(format!("localhost:{port}")).await, 200);
-    assert_eq!(answer(format!("pilgrimage:{port}")).await, 200);
-    assert_eq!(answer(format!("evil.example:{port}")).await, 403);
+    assert_eq!(answer(format!("localhost:{first}")).await, 200);
+    assert_eq!(answer(format!("broker2:{first}")).await, 200);
+    assert_eq!(answer(format!("evil.example:{first}")).await, 403);
 }

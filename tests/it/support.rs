@@ -160,6 +160,11 @@ impl Node {
                 .unwrap()
                 .success()
         );
+        self.wait_end()
+    }
+
+    /// The exit status, once it has ended by itself.
+    pub fn wait_end(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.process.try_wait().unwrap() {

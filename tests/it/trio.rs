@@ -57,10 +57,6 @@ impl Cluster {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         Node::start_in(&self.storage(name), &arguments).await
     }
-
-    pub(crate) fn clients(&self) -> Vec<Client> {
-        self.nodes.iter().map(Node::client).collect()
-    }
 }
 
 pub(crate) fn replicated() -> TopicPatch {

@@ -80,7 +80,7 @@ struct Watched {
     /// Whether the metadata said that it serves, when last looked at.
     served: bool,
     /// A fence is proposed and not seen in the metadata yet: it is one, however long that takes.
-    fencing: bool,
+    fencing: Option<Millis>,
 }
 
 const MINUTE: Millis = 60_000;
@@ -91,13 +91,18 @@ const MINUTE: Millis = 60_000;
 pub(super) struct Detector {
     patience: Patience,
     nodes: BTreeMap<NodeId, Watched>,
+    looked: Option<Millis>,
 }
+
+/// How often a fence is proposed again that the metadata does not show yet.
+const AGAIN: Millis = 1_000;
 
 impl Detector {
     pub(super) fn new(patience: Patience) -> Self {
         Self {
             patience,
             nodes: BTreeMap::new(),
+            looked: None,
         }
     }
 
@@ -151,6 +156,11 @@ impl Detector {
         self.nodes
             .retain(|id, _| known.iter().any(|node| node.id == *id));
         let patience = self.patience;
+        let looked = self.looked.replace(now).unwrap_or(now);
+        if patience.suspect < now.saturating_sub(looked) {
+            // The controller itself stood still: that it heard nothing says nothing of the others.
+            self.nodes.values_mut().for_each(|node| node.heard = now);
+        }
         for node in known {
             let watched = self.watch(node.id, node.incarnation, now);
             let silent = now.saturating_sub(watched.heard);
@@ -160,7 +170,7 @@ impl Detector {
                 if std::mem::take(&mut watched.served) {
                     watched.beats = false;
                 }
-                watched.fencing = false;
+                watched.fencing = None;
                 if watched.beats && silent <= patience.suspect {
                     acts.push(Act::Activate(node.id, node.incarnation));
                 }
@@ -168,7 +178,11 @@ impl Detector {
             }
             watched.served = true;
             if patience.probes <= watched.failed_probes || patience.silence < silent {
-                if !std::mem::replace(&mut watched.fencing, true) {
+                match watched.fencing {
+                    Some(at) if now.saturating_sub(at) < AGAIN => continue,
+                    _ => {}
+                }
+                if watched.fencing.replace(now).is_none() {
                     watched
                         .fenced
                         .retain(|at| now.saturating_sub(*at) < 16 * MINUTE);
@@ -197,7 +211,7 @@ impl Detector {
             failed_probes: 0,
             fenced: Vec::new(),
             served: false,
-            fencing: false,
+            fencing: None,
         });
         if watched.incarnation < incarnation {
             watched.incarnation = incarnation;
@@ -206,7 +220,7 @@ impl Detector {
             watched.suspected = false;
             watched.failed_probes = 0;
             watched.served = false;
-            watched.fencing = false;
+            watched.fencing = None;
         }
         watched
     }
@@ -365,13 +379,25 @@ mod tests {
     #[test]
     fn a_fence_that_takes_long_to_agree_on_is_one_fence() {
         let mut detector = watching();
-        for at in (7_000..9_000).step_by(50) {
-            assert_eq!(
-                detector.tick(&known(FIRST, true), at),
-                [Act::Fence(NODE, FIRST)]
-            );
+        let mut fenced = Vec::new();
+        for at in (1_050..11_000).step_by(50) {
+            let acts = detector.tick(&known(FIRST, true), at);
+            if acts == [Act::Fence(NODE, FIRST)] {
+                fenced.push(at);
+            }
         }
-        assert!(!detector.is_held_down(NODE, 9_000));
+        assert_eq!(fenced, [6_050, 7_050, 8_050, 9_050, 10_050]);
+        assert!(!detector.is_held_down(NODE, 11_000));
+    }
+
+    #[test]
+    fn a_controller_that_stood_still_does_not_fence_whom_it_did_not_hear() {
+        let mut detector = watching();
+        let node = known(FIRST, true);
+        assert_eq!(detector.tick(&node, 1_050), []);
+        assert_eq!(detector.tick(&node, 60_000), []);
+        assert_eq!(detector.tick(&node, 60_300), []);
+        assert_eq!(detector.tick(&node, 60_601), [Act::Probe(NODE)]);
     }
 
     #[test]

@@ -73,8 +73,11 @@ fn others(node: usize) -> [usize; 2] {
     [(node + 1) % NODES, (node + 2) % NODES]
 }
 
+/// Links that are cut, given who leads the partition and who leads the metadata.
+type Cut = fn(leader: usize, controller: usize);
+
 /// What is cut. Clients reach every node all the time.
-const CUTS: &[(&str, fn(leader: usize, controller: usize))] = &[
+const CUTS: &[(&str, Cut)] = &[
     ("the leader is alone", |leader, _| {
         others(leader)
             .into_iter()

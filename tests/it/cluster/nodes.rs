@@ -260,12 +260,12 @@ impl Drop for Cluster {
         if !std::thread::panicking() {
             return;
         }
-        for node in 0..NODES {
+        for (node, name) in NAMES.iter().enumerate() {
             let said = std::fs::read(self.said(node)).unwrap_or_default();
             let said = String::from_utf8_lossy(&said);
             let lines: Vec<&str> = said.lines().collect();
             let last = &lines[lines.len().saturating_sub(SHOWN)..];
-            println!("-- {} said last:\n{}", NAMES[node], last.join("\n"));
+            println!("-- {name} said last:\n{}", last.join("\n"));
         }
     }
 }

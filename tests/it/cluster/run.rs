@@ -88,11 +88,8 @@ impl Run {
         let before = self.load.acknowledged();
         wait_until("progress in every partition", || async {
             let now = self.load.acknowledged();
-            let grown = now
-                .iter()
-                .zip(&before)
-                .all(|(now, before)| before + more <= *now);
-            grown
+            let mut both = now.iter().zip(&before);
+            both.all(|(now, before)| before + more <= *now)
         })
         .await;
     }
