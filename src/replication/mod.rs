@@ -15,7 +15,7 @@ mod fetch;
 mod follower;
 mod leader;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use control::{AlterAnswer, AlterPartition, Standing};
 pub use epochs::EpochCache;

@@ -5,6 +5,7 @@ mod apply;
 mod cluster;
 mod disk;
 mod model;
+mod simulation;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 mod following;
 mod leading;
 mod records;
-mod sim;
+pub(crate) mod sim;
 
 use super::*;
 use crate::types::*;

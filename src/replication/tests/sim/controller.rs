@@ -7,13 +7,57 @@ use crate::replication::control::{self, Change};
 use crate::replication::{AlterAnswer, AlterPartition, PartitionView, Standing};
 use crate::types::*;
 
+/// What the controller wants to happen.
+#[derive(Debug, Clone)]
+pub(crate) enum Act {
+    Fence(NodeId),
+    Unfence(NodeId),
+    Register {
+        node: NodeId,
+        process: u64,
+        lossy: bool,
+    },
+    Alter {
+        partition: Partition,
+        request: AlterPartition,
+    },
+    MoveLeader {
+        partition: Partition,
+        to: NodeId,
+    },
+    /// Takes a move back that is under way.
+    Reassign {
+        partition: Partition,
+        target: Vec<NodeId>,
+    },
+    /// Whatever placement would do next.
+    Rebalance,
+    SetMin(u32),
+}
+
+/// Who decides: in place of the rules themselves, what has them built in.
+pub(crate) trait Constitution: std::fmt::Debug {
+    /// Does it, if it is allowed; what is not changes nothing. Answers a wish for another in-sync
+    /// set, and whether a move was planned.
+    fn act(&mut self, act: &Act) -> Acted;
+    /// What holds now.
+    fn state(&self) -> State;
+}
+
+/// What came of an act.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Acted {
+    pub(crate) answer: Option<AlterAnswer>,
+    pub(crate) planned: bool,
+}
+
 /// One state of the metadata.
 #[derive(Debug, Clone)]
-pub(super) struct State {
-    pub(super) records: Vec<PartitionRecord>,
-    pub(super) nodes: Vec<Standing>,
-    pub(super) min: u32,
-    pub(super) durability: Durability,
+pub(crate) struct State {
+    pub(crate) records: Vec<PartitionRecord>,
+    pub(crate) nodes: Vec<Standing>,
+    pub(crate) min: u32,
+    pub(crate) durability: Durability,
 }
 
 impl State {
@@ -39,12 +83,14 @@ impl State {
     }
 }
 
-pub(super) fn index(node: NodeId) -> usize {
+pub(crate) fn index(node: NodeId) -> usize {
     node.0 as usize - 1
 }
 
 #[derive(Debug)]
 pub(super) struct Controller {
+    /// None: the rules themselves.
+    real: Option<Box<dyn Constitution>>,
     pub(super) now: State,
     /// All states so far; the last equals `now`.
     pub(super) states: Vec<State>,
@@ -55,8 +101,14 @@ pub(super) struct Controller {
 }
 
 impl Controller {
-    pub(super) fn new(now: State, mutant: Option<Mutant>) -> Self {
+    pub(super) fn new(
+        now: State,
+        mutant: Option<Mutant>,
+        real: Option<Box<dyn Constitution>>,
+    ) -> Self {
+        let now = real.as_ref().map_or(now, |real| real.state());
         Self {
+            real,
             incarnations: now.nodes.len() as u64,
             registered: vec![0; now.nodes.len()],
             states: vec![now.clone()],
@@ -78,6 +130,15 @@ impl Controller {
         self.states.push(self.now.clone());
     }
 
+    /// Leaves it to what has the rules built in, if that is at work.
+    fn act(&mut self, act: &Act, history: &mut History) -> Option<Acted> {
+        let real = self.real.as_mut()?;
+        let acted = real.act(act);
+        self.now = real.state();
+        self.commit(history);
+        Some(acted)
+    }
+
     fn each(
         &mut self,
         step: impl Fn(&mut PartitionRecord, u32, &dyn Fn(NodeId) -> bool) -> Change,
@@ -96,6 +157,9 @@ impl Controller {
 
     /// N5.
     pub(super) fn fence(&mut self, node: NodeId, history: &mut History) {
+        if self.act(&Act::Fence(node), history).is_some() {
+            return;
+        }
         self.now.nodes[index(node)].unfenced = false;
         self.each(|record, min, unfenced| control::fence(record, node, min, unfenced));
         self.commit(history);
@@ -103,10 +167,14 @@ impl Controller {
 
     /// N6.
     pub(super) fn unfence(&mut self, node: NodeId, history: &mut History) {
-        self.now.nodes[index(node)].unfenced = true;
         let from_elr =
             |records: &[PartitionRecord]| records.iter().filter(|r| r.leader.is_some()).count();
         let before = from_elr(&self.now.records);
+        if self.act(&Act::Unfence(node), history).is_some() {
+            history.seen.elected_from_elr += u64::from(before < from_elr(&self.now.records));
+            return;
+        }
+        self.now.nodes[index(node)].unfenced = true;
         self.each(|record, min, unfenced| control::unfence(record, node, min, unfenced));
         history.seen.elected_from_elr += u64::from(before < from_elr(&self.now.records));
         self.commit(history);
@@ -119,6 +187,16 @@ impl Controller {
         lossy: bool,
         history: &mut History,
     ) -> Incarnation {
+        self.incarnations += 1;
+        let register = Act::Register {
+            node,
+            process: self.incarnations,
+            lossy,
+        };
+        if self.act(&register, history).is_some() {
+            self.registered[index(node)] = self.version();
+            return self.now.nodes[index(node)].incarnation;
+        }
         self.now.nodes[index(node)].unfenced = false;
         self.each(|record, min, unfenced| control::fence(record, node, min, unfenced));
         if lossy {
@@ -126,7 +204,6 @@ impl Controller {
                 control::drop_eligibility(record, node, min, unfenced)
             });
         }
-        self.incarnations += 1;
         self.now.nodes[index(node)].incarnation = Incarnation(self.incarnations);
         self.commit(history);
         self.registered[index(node)] = self.version();
@@ -140,6 +217,31 @@ impl Controller {
         request: &AlterPartition,
         history: &mut History,
     ) -> AlterAnswer {
+        let before = self.now.records[partition].clone();
+        let alter = Act::Alter {
+            partition: Partition(partition as u32),
+            request: request.clone(),
+        };
+        if let Some(acted) = self.act(&alter, history) {
+            let Some(answer) = acted.answer else {
+                return AlterAnswer::Stale {
+                    partition_epoch: before.partition_epoch,
+                };
+            };
+            match &answer {
+                AlterAnswer::Ok { isr, .. } => {
+                    history.seen.shrunk += u64::from(isr.len() < before.isr.len());
+                    history.seen.expanded += u64::from(before.isr.len() < isr.len());
+                }
+                AlterAnswer::Stale { .. } => history.seen.stale += 1,
+                AlterAnswer::Ineligible { .. } => history.seen.ineligible += 1,
+            }
+            let moving =
+                |record: &PartitionRecord| !record.adding.is_empty() || !record.removing.is_empty();
+            let arrived = moving(&before) && !moving(&self.now.records[partition]);
+            history.seen.reassigned += u64::from(arrived);
+            return answer;
+        }
         let State {
             records,
             nodes,
@@ -147,7 +249,6 @@ impl Controller {
             ..
         } = &mut self.now;
         let record = &mut records[partition];
-        let before = record.clone();
         let answer = control::alter(record, request, *min, |node| Some(nodes[index(node)]));
         match &answer {
             AlterAnswer::Ok { .. } if self.mutant == Some(Mutant::ElrNotCleared) => {
@@ -174,12 +275,32 @@ impl Controller {
     }
 
     pub(super) fn move_leader(&mut self, partition: usize, to: NodeId, history: &mut History) {
+        let move_leader = Act::MoveLeader {
+            partition: Partition(partition as u32),
+            to,
+        };
+        if self.act(&move_leader, history).is_some() {
+            return;
+        }
         let _ = control::move_leader(&mut self.now.records[partition], to);
         self.commit(history);
     }
 
+    /// What placement would do about the cluster as it is, one move.
+    pub(super) fn rebalance(&mut self, history: &mut History) {
+        let acted = self.act(&Act::Rebalance, history).unwrap_or_default();
+        history.seen.placed += u64::from(acted.planned);
+    }
+
     /// G-1.
     pub(super) fn reassign(&mut self, partition: usize, target: &[NodeId], history: &mut History) {
+        let reassign = Act::Reassign {
+            partition: Partition(partition as u32),
+            target: target.to_vec(),
+        };
+        if self.act(&reassign, history).is_some() {
+            return;
+        }
         let generation = self.states.len() as u64 + 1;
         let State {
             records,
@@ -202,6 +323,9 @@ impl Controller {
     pub(super) fn set_min(&mut self, min: u32, history: &mut History) {
         let enough = |record: &PartitionRecord| min as usize <= record.isr.len();
         if self.now.min < min && !self.now.records.iter().all(enough) {
+            return;
+        }
+        if self.act(&Act::SetMin(min), history).is_some() {
             return;
         }
         self.now.min = min;

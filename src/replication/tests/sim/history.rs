@@ -47,6 +47,7 @@ seen!(
     ineligible,
     retried,
     reassigned,
+    placed,
     copies_dropped,
     refused_below_min,
     late_answers,

@@ -5,7 +5,7 @@ mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::controller::{Controller, State, index};
+use super::controller::{Constitution, Controller, State, index};
 use super::history::{History, Seen};
 use super::node::{Entry, Log, Node, Role};
 use super::{Mutant, Rng};
@@ -110,7 +110,11 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(seed: u64, mutant: Option<Mutant>) -> Self {
+    pub(super) fn new(
+        seed: u64,
+        mutant: Option<Mutant>,
+        real: Option<&dyn Fn(&State) -> Box<dyn Constitution>>,
+    ) -> Self {
         let mut rng = Rng(seed.wrapping_mul(0x2545_f491_4f6c_dd1d));
         let fsync = mutant.is_some() || rng.percent(75);
         let durability = match fsync {
@@ -142,13 +146,14 @@ impl World {
             min,
             durability,
         };
+        let real = real.map(|real| real(&state));
         let mut world = Self {
             rng,
             mutant,
             now: 0,
             events: BTreeMap::new(),
             made: 0,
-            controller: Controller::new(state, mutant),
+            controller: Controller::new(state, mutant, real),
             processes: [1; NODES],
             silent: [None; NODES],
             nodes: ids.iter().map(|id| Node::new(*id, partitions)).collect(),
@@ -158,6 +163,8 @@ impl World {
             crashes: if fsync { u64::MAX } else { 1 },
         };
         for node in 0..NODES {
+            let known = world.controller.now.nodes[node].incarnation;
+            world.nodes[node].incarnation = Some(known);
             world.apply(node, 0);
             world.after(node as u64, Event::Tick(node));
         }

@@ -101,8 +101,12 @@ impl World {
                 let mut target: Vec<NodeId> = self.nodes.iter().map(|node| node.id).collect();
                 target.rotate_left(node);
                 target.truncate(2 + self.rng.below(2) as usize);
-                self.controller
-                    .reassign(partition, &target, &mut self.history);
+                match self.rng.percent(50) {
+                    true => self.controller.rebalance(&mut self.history),
+                    false => self
+                        .controller
+                        .reassign(partition, &target, &mut self.history),
+                }
             }
             94..97 if fsync => (0..NODES).for_each(|node| self.crash(node, true)),
             97.. if fsync && self.mutant.is_none() => {
