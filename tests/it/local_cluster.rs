@@ -129,7 +129,7 @@ async fn one_command_runs_three_nodes_that_lose_nothing_when_one_is_killed() {
     shell.node = Node::start_in(&dir.join("data"), &["--nodes", "3"]).await;
     let again = nodes(&dir);
     for (client, _) in &again {
-        assert!(whole(client).await);
+        wait_until("three copies in sync", || whole(client)).await;
         assert_eq!(client.cluster().await.unwrap().cluster_id, identity);
         assert_eq!(
             values(client, &topic).await,

@@ -44,6 +44,9 @@ pub(crate) trait Constitution: std::fmt::Debug {
     fn state(&self) -> State;
 }
 
+/// Makes one that begins with a state like this.
+pub(crate) type Founding = dyn Fn(&State) -> Box<dyn Constitution>;
+
 /// What came of an act.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Acted {

@@ -16,7 +16,7 @@ mod history;
 mod node;
 mod world;
 
-use controller::{Constitution, State};
+use controller::Founding;
 use history::Seen;
 use world::World;
 
@@ -92,7 +92,7 @@ fn run(seed: u64, mutant: Option<Mutant>) -> Result<Seen, String> {
 }
 
 /// As many runs as are asked for, or the one seed, under what has the rules built in.
-pub(crate) fn survives_under(real: &dyn Fn(&State) -> Box<dyn Constitution>) {
+pub(crate) fn survives_under(real: &Founding) {
     all_survive(&|seed| World::new(seed, None, Some(real)).run(), &[]);
 }
 

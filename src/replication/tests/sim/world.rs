@@ -5,7 +5,7 @@ mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::controller::{Constitution, Controller, State, index};
+use super::controller::{Controller, Founding, State, index};
 use super::history::{History, Seen};
 use super::node::{Entry, Log, Node, Role};
 use super::{Mutant, Rng};
@@ -110,11 +110,7 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(
-        seed: u64,
-        mutant: Option<Mutant>,
-        real: Option<&dyn Fn(&State) -> Box<dyn Constitution>>,
-    ) -> Self {
+    pub(super) fn new(seed: u64, mutant: Option<Mutant>, real: Option<&Founding>) -> Self {
         let mut rng = Rng(seed.wrapping_mul(0x2545_f491_4f6c_dd1d));
         let fsync = mutant.is_some() || rng.percent(75);
         let durability = match fsync {
