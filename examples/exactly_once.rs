@@ -72,6 +72,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // What is remembered outlives the process, and the messages.
     broker.trim(&topic, Partition(0), Offset(1_001)).await?;
     broker.close().await;
+    // The directory is free once nobody holds the broker any more.
+    drop((reader, broker));
     let broker = Broker::new("broker1", 1, 1, storage.path()).await?;
     let again = pay(&broker, "order-17").await?;
     println!(
