@@ -12,9 +12,6 @@ pub mod delivery {}
 #[doc = include_str!("replication.md")]
 pub mod replication {}
 
-#[doc = include_str!("transactions.md")]
-pub mod transactions {}
-
 #[doc = include_str!("operations.md")]
 pub mod operations {}
 
